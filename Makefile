@@ -1,0 +1,55 @@
+# Everything runs inside .venv, which `make env` builds from python3 alone.
+PYTHON ?= python3
+JOBS ?= 2
+ARGS ?=
+
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help env test lint format demo bench wheel clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  PYTHON=python3.12  the interpreter that builds .venv (3.11 or newer)"
+	@echo "  JOBS=8             test processes (default 2)"
+	@echo "  ARGS='-k bert'     extra arguments for make test and make demo"
+
+env: $(STAMP) ## build .venv with torch, the package (editable) and all tools; quick when up to date
+
+# torch goes first: packages that depend on it must find the pinned build and not bring their own.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "pitome-fx needs Python 3.11 or newer")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -qq --constraint constraints.txt torch
+	$(BIN)/python -m pip install -qq --constraint constraints.txt --editable '.[test,zoo,dev]'
+	@touch $@
+
+test: env ## run all tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal $(ARGS)
+
+lint: env ## check style, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: env ## apply formatting and safe fixes
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+demo: env ## train a small ViT on digits, compile it with the backend, show what was merged and the speed
+	$(BIN)/python examples/demo.py $(ARGS)
+
+bench: env ## measure the speed-up over plain Inductor and the time of the pass itself
+	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/pass_time.py
+
+wheel: env ## build a wheel into dist/
+	rm -rf build
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	rm -rf build
+
+clean: ## remove build products and caches, and .venv
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,107 @@
+"""The backend: ``torch.compile(model, backend="pitome", options={…})``."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch.fx import GraphModule
+
+from pitome_fx.backends.lowering import check_lowering, lower
+from pitome_fx.errors import OptionsError, PitomeWarning, RefusedError
+from pitome_fx.frontends import is_pitome_op, why_nothing_merges
+from pitome_fx.options import Options
+from pitome_fx.passes import pipeline
+from pitome_fx.passes.capture import capture_dynamo
+from pitome_fx.passes.pipeline import Outcome
+
+logger = logging.getLogger(__name__)
+
+REPORT_AT = "Please report it with the model's code or graph (TORCH_LOGS='+pitome_fx' shows it)."
+
+
+def pitome(
+    graph: GraphModule,
+    example_inputs: list[Any],
+    *,
+    mode: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Callable[..., Any]:
+    """Merge tokens in a Dynamo graph and lower it. Registered under the name ``pitome``.
+
+    Args:
+        graph: the graph that Dynamo captured.
+        example_inputs: its inputs.
+        mode: ``mode=`` of torch.compile, handed to Inductor.
+        options: see ``pitome_fx.Options``.
+
+    Raises:
+        OptionsError: an option is wrong.
+        RefusedError: with ``strict=True``, nothing merges.
+    """
+    parsed = Options.parse(options)
+    check_lowering(parsed, mode)
+    merged = None if parsed.merges_nothing else _try_merge(graph, example_inputs, parsed)
+    if merged is None:
+        return lower(graph, example_inputs, parsed, mode, merged=False)
+    return lower(merged, example_inputs, parsed, mode, merged=True)
+
+
+def _try_merge(
+    graph: GraphModule, example_inputs: list[Any], options: Options
+) -> GraphModule | None:
+    """The merged graph, None where the model must run dense (said in a warning)."""
+    try:
+        outcome = _run(graph, example_inputs, options)
+    except OptionsError:
+        raise
+    except Exception as error:
+        if options.strict:
+            raise
+        logger.debug("the pass failed", exc_info=True)
+        warnings.warn(
+            f"pitome: the model runs dense: the pass failed with "
+            f"{type(error).__name__}: {error}. {REPORT_AT}",
+            PitomeWarning,
+            stacklevel=2,
+        )
+        return None
+    if outcome.rewritten is None:
+        reason = why_nothing_merges(outcome)
+        if options.strict:
+            raise RefusedError(reason)
+        warnings.warn(reason, PitomeWarning, stacklevel=2)
+        return None
+    if outcome.plan.note:
+        warnings.warn(f"pitome: {outcome.plan.note}", PitomeWarning, stacklevel=2)
+    return outcome.rewritten.graph
+
+
+def _run(graph: GraphModule, example_inputs: list[Any], options: Options) -> Outcome:
+    if any(is_pitome_op(node.target) for node in graph.graph.nodes):
+        raise RefusedError(
+            "this model is transformed already: its graph contains pitome ops. "
+            "Compile it with another backend, or compile the original model."
+        )
+    clock = pipeline.Clock()
+    with clock.stage("capture"):
+        program = capture_dynamo(graph, example_inputs)
+    outcome = pipeline.run(program, options, clock)
+    if outcome.rewritten is not None:
+        _keep_dynamo_notes(graph, outcome.rewritten.graph)
+    return outcome
+
+
+def _keep_dynamo_notes(source: GraphModule, graph: GraphModule) -> None:
+    """Hand on what Inductor reads off a Dynamo graph: static inputs, names, the compile's id."""
+    graph.meta.update(source.meta)
+    old = source.graph.find_nodes(op="placeholder")
+    new = graph.graph.find_nodes(op="placeholder")
+    for before, after in zip(old, new, strict=True):
+        after.meta.update({k: v for k, v in before.meta.items() if k not in ("val", "tensor_meta")})
+        if hasattr(before, "_dynamo_source"):
+            after._dynamo_source = before._dynamo_source  # type: ignore[attr-defined]
+        after.name = after.target = before.name
+    graph.recompile()

@@ -1,0 +1,143 @@
+"""Lowerings: what turns the rewritten graph into something that runs fast."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch._inductor.custom_graph_pass import CustomGraphPass
+from torch.fx import GraphModule
+
+import pitome_fx
+from pitome_fx.algorithms import ALGORITHMS
+from pitome_fx.errors import OptionsError
+from pitome_fx.options import Options
+
+Compiled = Callable[..., Any]
+
+
+def lower(
+    graph: GraphModule,
+    example_inputs: Sequence[Any],
+    options: Options,
+    mode: str | None,
+    *,
+    merged: bool,
+) -> Compiled:
+    """Compile a graph with the lowering that the options name.
+
+    Args:
+        mode: ``mode=`` of torch.compile, for Inductor.
+        merged: does the graph contain pitome ops?
+
+    Raises:
+        OptionsError: there is no such lowering, or it does not take the options given.
+    """
+    if options.lowering == "inductor":
+        return _inductor(graph, example_inputs, options, mode, merged=merged)
+    if mode is not None:
+        raise OptionsError(f"mode={mode!r} is for lowering='inductor' only")
+    if options.lowering == "eager":
+        if options.lowering_options:
+            raise OptionsError("lowering='eager' takes no lowering_options")
+        return graph.forward
+    compiler = _dynamo_backend(options.lowering)
+    if options.lowering_options:
+        return compiler(graph, list(example_inputs), options=dict(options.lowering_options))
+    return compiler(graph, list(example_inputs))
+
+
+def check_lowering(options: Options, mode: str | None) -> None:
+    """Fail on an unknown lowering before any work is done."""
+    if options.lowering not in ("inductor", "eager"):
+        _dynamo_backend(options.lowering)
+    if mode is not None and options.lowering != "inductor":
+        raise OptionsError(f"mode={mode!r} is for lowering='inductor' only")
+
+
+def _dynamo_backend(name: str) -> Compiled:
+    from torch._dynamo.exc import InvalidBackend
+
+    known = [*torch._dynamo.list_backends(exclude_tags=None), "eager", "inductor"]
+    if name == "pitome":
+        raise OptionsError("lowering='pitome' would lower to itself; name another backend")
+    try:
+        found: Compiled = torch._dynamo.lookup_backend(name)
+    except InvalidBackend as error:
+        raise OptionsError(
+            f"lowering={name!r} is no registered Dynamo backend. "
+            f"Registered: {', '.join(sorted(set(known) - {'pitome'}))}."
+        ) from error
+    except ImportError as error:
+        raise OptionsError(f"lowering={name!r} cannot be imported: {error}") from error
+    return found
+
+
+def _inductor(
+    graph: GraphModule,
+    example_inputs: Sequence[Any],
+    options: Options,
+    mode: str | None,
+    *,
+    merged: bool,
+) -> Compiled:
+    from torch._inductor.compile_fx import compile_fx
+
+    patches = dict(options.lowering_options)
+    mode = mode or patches.pop("mode", None)
+    if mode is not None:
+        known = torch._inductor.list_mode_options()
+        if mode not in known:
+            raise OptionsError(f"mode={mode!r} is unknown; known: {', '.join(known)}")
+        patches = {**known[mode], **patches}
+    if merged:
+        patches["joint_custom_pre_pass"] = _tagged(patches, options)
+    compiled: Compiled = compile_fx(graph, list(example_inputs), config_patches=patches)
+    return compiled
+
+
+def _tagged(patches: Mapping[str, Any], options: Options) -> Any:
+    """The joint-graph passes, and one more that only names the version of the op bodies.
+
+    Compile caches hash the graph, in which a pitome op is just its name: without this, a changed
+    body would meet a warm cache and silently compute what the old one did.
+    """
+    own = Tag(digest(options))
+    present = patches.get("joint_custom_pre_pass", torch._inductor.config.joint_custom_pre_pass)
+    if present is None:
+        return own
+    present = present if isinstance(present, tuple | list) else (present,)
+    return (*present, own)
+
+
+class Tag(CustomGraphPass):
+    """Changes nothing; its uuid is part of the cache key."""
+
+    def __init__(self, digest: str) -> None:
+        self.digest = digest
+
+    def __call__(self, graph: torch.fx.Graph) -> None:
+        return None
+
+    def uuid(self) -> str:
+        return self.digest
+
+
+def digest(options: Options) -> str:
+    """Hash of what a compile depends on beside its graph: version, options, op sources."""
+    parts = [pitome_fx.__version__, torch.__version__, repr(options), _sources()]
+    parts.append(inspect.getsource(inspect.unwrap(ALGORITHMS[options.algorithm].match)))
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+@functools.cache
+def _sources() -> str:
+    """The sources of the ops and of the algorithms that come with the library."""
+    root = Path(pitome_fx.__file__).parent
+    files = [root / "ops.py", *sorted((root / "algorithms").glob("*.py"))]
+    return "\0".join(file.read_text() for file in files)

@@ -1,0 +1,153 @@
+"""Bringing operands that broadcast against each other into common token spaces."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pitome_fx.passes.axes import Atom, Dim, TokenTensor, is_merged, is_single, is_weak, length
+from pitome_fx.passes.rule import Lift
+from pitome_fx.passes.spaces import project
+
+if TYPE_CHECKING:
+    from pitome_fx.passes.replay import Step
+
+
+def align(
+    step: Step, operands: Sequence[TokenTensor], trailing: int = 0
+) -> tuple[list[TokenTensor], tuple[Dim, ...]]:
+    """Align operands at their last dimensions and merge along those that are still dense.
+
+    Args:
+        step: the node being replayed.
+        operands: tensors that broadcast; their last ``trailing`` dimensions take no part.
+
+    Returns:
+        The operands, now broadcasting in their merged shapes, and the dimensions of the result
+        (without the trailing ones).
+
+    Raises:
+        Lift: two dimensions that meet are in unrelated token spaces; or a dense one that meets a
+            merged one was computed from merged values, or is not floating point.
+    """
+    rank = max((len(x.dims) - trailing for x in operands), default=0)
+    target = tuple(_meet([_at(x, p, trailing) for x in operands]) for p in range(-rank, 0))
+    if not any(is_merged(dim) for dim in target):
+        return list(operands), target
+    return [_bring(step, x, target, trailing) for x in operands], target
+
+
+def _at(x: TokenTensor, position: int, trailing: int) -> Dim:
+    """The dimension of x at a (negative) position of the result, () if it has none."""
+    index = len(x.dims) - trailing + position
+    return x.dims[index] if index >= 0 else ()
+
+
+def _meet(dims: Sequence[Dim]) -> Dim:
+    """The dimension that results where these meet in a broadcast."""
+    present = [dim for dim in dims if not is_single(dim)] or [dim for dim in dims if dim]
+    merged = [dim for dim in present if is_merged(dim)]
+    for dim in merged:
+        if all(other == dim or _is_earlier(other, dim) for other in merged):
+            return dim
+    if merged:
+        raise Lift("tensors in unrelated token spaces meet")
+    strong = [dim for dim in present if not is_weak(dim)]
+    return next(iter(strong or present), ())
+
+
+def _is_earlier(dim: Dim, later: Dim) -> bool:
+    """Is ``dim`` the same dimension in an earlier merge state?"""
+    return len(dim) == len(later) and all(
+        a.axis is b.axis
+        and (
+            a.space is b.space
+            or (b.space is not None and (a.space is None or b.space.descends_from(a.space)))
+        )
+        for a, b in zip(dim, later, strict=True)
+    )
+
+
+def _bring(step: Step, x: TokenTensor, target: tuple[Dim, ...], trailing: int) -> TokenTensor:
+    """Merge the dimensions of one operand along, as far as the target asks for it."""
+    behind = [
+        p
+        for p in range(-len(target), 0)
+        if is_merged(target[p])
+        and _at(x, p, trailing) != target[p]
+        and not is_single(_at(x, p, trailing))
+    ]
+    if not behind:
+        return x
+    for p in behind:
+        if not is_merged(_at(x, p, trailing)) and x.tainted:
+            raise Lift("a value computed after an unmerge meets a merged one")
+    if not x.data.is_floating_point():
+        raise Lift("a bool or integer value per token cannot be averaged")
+    # One value often meets the same space many times (a rotary table, in every layer's q and k).
+    key = (id(x.data), target, trailing)
+    cache = step.replay.brought
+    if key not in cache:
+        named = with_batch(x, target, behind, trailing)
+        cache[key] = (x, named, _project(named, target, behind, trailing))
+    _, named, result = cache[key]
+    for p in behind:
+        dim = len(named.dims) - trailing + p
+        step.replay.record_projection(step.node, named, dim, target[p], "meets merged tokens")
+    return result
+
+
+def _project(
+    x: TokenTensor, target: tuple[Dim, ...], behind: list[int], trailing: int
+) -> TokenTensor:
+    for p in behind:
+        x = project(x, len(x.dims) - trailing + p, target[p])
+    return x
+
+
+def with_batch(
+    x: TokenTensor, target: tuple[Dim, ...], behind: list[int], trailing: int
+) -> TokenTensor:
+    """Name the dimensions of x like the target's, and expand it over the batch axes."""
+    needed = {
+        axis
+        for p in behind
+        for atom in target[p]
+        if atom.space is not None
+        for axis in atom.space.batch
+    }
+    missing = len(target) + trailing - len(x.dims)
+    data = x.data[(None,) * missing] if missing else x.data
+    dims: list[Dim] = [()] * missing + list(x.dims)
+    shape = [-1] * len(dims)
+    for p in range(-len(target), 0):
+        index = len(dims) - trailing + p
+        if p in behind and not is_merged(dims[index]):
+            continue
+        carries_batch = any(atom.axis in needed for atom in target[p])
+        if carries_batch and is_single(dims[index]):
+            shape[index] = length(target[p])
+            dims[index] = target[p]
+        elif dims[index] and not is_merged(dims[index]) and not is_merged(target[p]):
+            dims[index] = tuple(Atom(atom.axis) for atom in target[p])
+    if any(size != -1 for size in shape):
+        data = data.expand(shape)
+    return TokenTensor(data, tuple(dims), x.tainted, x.origin)
+
+
+def align_along(
+    step: Step, a: TokenTensor, b: TokenTensor, dim: int
+) -> tuple[TokenTensor, TokenTensor]:
+    """Bring two operands into common spaces along ``dim`` (−1 or −2) and the leading dimensions.
+
+    The other one of the last two dimensions is each operand's own and stays.
+    """
+    other = -3 - dim
+    (left, right), _ = align(step, [with_dim(a, other, ()), with_dim(b, other, ())])
+    return with_dim(left, other, a.dims[other]), with_dim(right, other, b.dims[other])
+
+
+def with_dim(x: TokenTensor, dim: int, name: Dim) -> TokenTensor:
+    """x with one dimension renamed."""
+    dim %= len(x.dims)
+    return TokenTensor(x.data, (*x.dims[:dim], name, *x.dims[dim + 1 :]), x.tainted, x.origin)

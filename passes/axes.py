@@ -1,0 +1,197 @@
+"""Where every dimension of every tensor comes from, and which merge state it is in.
+
+A dimension is a product of *axes*, outermost first: after ``x.view(N, B * H, D)`` the middle one
+is (B, H). Two dimensions are the same only if their axes are the same objects, never because
+their sizes agree. A merged axis carries the token space it lives in beside it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+if TYPE_CHECKING:
+    from pitome_fx.passes.spaces import TokenSpace
+
+Size = int | torch.SymInt
+
+
+def same_size(a: Size, b: Size) -> bool:
+    """Are the sizes provably equal? Adds no guard."""
+    return statically_known_true(a == b)
+
+
+def product(sizes: Iterable[Size]) -> Size:
+    """Product of sizes, 1 for none."""
+    return math.prod(sizes)
+
+
+class Position(NamedTuple):
+    """A place on an axis, counted from whichever end is nearer, so that merging leaves it valid."""
+
+    offset: int
+    from_end: bool
+
+    @classmethod
+    def on(cls, index: Size, size: Size) -> Position | None:
+        """The position of a cut at ``index`` of ``size``; None where it is not known statically."""
+        if isinstance(index, int) and isinstance(size, int):
+            index = min(index, size)
+            return cls(index, False) if 2 * index <= size else cls(size - index, True)
+        if isinstance(index, int):
+            # A cut beyond any real length (x[1:] has the stop 2⁶³ − 1) is the end.
+            return cls(0, True) if index >= 2**62 else cls(index, False)
+        if same_size(index, size):
+            return cls(0, True)
+        return None
+
+    def within(self, size: Size) -> Size:
+        """The index of this position on an axis of ``size``."""
+        return size - self.offset if self.from_end else self.offset
+
+
+START, END = Position(0, False), Position(0, True)
+
+
+@dataclass(eq=False)
+class Axis:
+    """The identity of one dimension of the dense program.
+
+    Attributes:
+        size: its dense length.
+        weak: True if only parameters, constants or an expansion gave rise to it, so that in a
+            broadcast the other operand's axis is the better name for the result.
+        base: for a window (a slice), the axis it was cut from, and from where to where.
+    """
+
+    size: Size
+    weak: bool = False
+    base: Axis | None = None
+    start: Position = START
+    stop: Position = END
+    _windows: dict[tuple[Position, Position], Axis] = field(default_factory=dict, repr=False)
+    _splits: dict[tuple[Size, Size], tuple[Axis, Axis]] = field(default_factory=dict, repr=False)
+    _whole: tuple[Axis, Axis, Axis] | None = field(default=None, repr=False)
+
+    def window(self, start: Position, stop: Position) -> Axis:
+        """The axis of the slice [start, stop); the whole axis if that is everything."""
+        if (start, stop) == (START, END):
+            return self
+        if (start, stop) not in self._windows:
+            size = stop.within(self.size) - start.within(self.size)
+            self._windows[start, stop] = Axis(size, self.weak, self, start, stop)
+        return self._windows[start, stop]
+
+    @property
+    def windows(self) -> list[tuple[Position, Position]]:
+        """Start and stop of every slice that was taken of this axis."""
+        return list(self._windows)
+
+    @property
+    def is_part(self) -> bool:
+        """Is it a factor of a larger axis?"""
+        return self._whole is not None
+
+    def split(self, outer: Size, inner: Size) -> tuple[Axis, Axis]:
+        """Factor the axis; the same factors give the same two axes again."""
+        if (outer, inner) not in self._splits:
+            halves = Axis(outer, self.weak), Axis(inner, self.weak)
+            self._splits[outer, inner] = halves
+            for half in halves:
+                half._whole = (self, *halves)
+        return self._splits[outer, inner]
+
+
+class Atom(NamedTuple):
+    """One axis of a dimension; ``space`` is None where its tokens are not merged."""
+
+    axis: Axis
+    space: TokenSpace | None = None
+
+    @property
+    def length(self) -> Size:
+        """Present length: N' groups if merged, else the dense size."""
+        return self.axis.size if self.space is None else self.space.count
+
+
+Dim = tuple[Atom, ...]
+"""A dimension, outermost axis first; () for size 1 (or the window of a single token)."""
+
+
+def is_merged(dim: Dim) -> bool:
+    """Does any axis of the dimension live in a token space?"""
+    return any(atom.space is not None for atom in dim)
+
+
+def is_single(dim: Dim) -> bool:
+    """Is it of size 1 in the dense program, so that it broadcasts?"""
+    return all(isinstance(atom.axis.size, int) and atom.axis.size == 1 for atom in dim)
+
+
+def is_weak(dim: Dim) -> bool:
+    """Is the dimension named by constants alone?"""
+    return all(atom.axis.weak for atom in dim)
+
+
+def length(dim: Dim) -> Size:
+    """Present length of a dimension."""
+    return product(atom.length for atom in dim)
+
+
+def dense_length(dim: Dim) -> Size:
+    """Length of the dimension in the dense program."""
+    return product(atom.axis.size for atom in dim)
+
+
+def fuse(atoms: Sequence[Atom]) -> Dim:
+    """The product of axes; the two halves of one dense axis, side by side, are that axis."""
+    dim: list[Atom] = []
+    for atom in atoms:
+        dim.append(atom)
+        while len(dim) >= 2:
+            outer, inner = dim[-2].axis, dim[-1].axis
+            whole = inner._whole
+            if whole is None or outer is not whole[1] or inner is not whole[2]:
+                break
+            dim[-2:] = [Atom(whole[0])]
+    return tuple(dim)
+
+
+@dataclass(frozen=True, eq=False)
+class TokenTensor:
+    """A tensor whose dimensions are known by identity and merge state.
+
+    Attributes:
+        data: the tensor, real or fake, in its present (merged) shape.
+        dims: one Dim per dimension of data.
+        tainted: it was computed from some merged value, whether or not it is merged itself.
+        origin: the node of the dense graph that yields it.
+    """
+
+    data: Tensor
+    dims: tuple[Dim, ...]
+    tainted: bool = False
+    origin: torch.fx.Node | None = None
+
+    @property
+    def merged(self) -> bool:
+        """Is any dimension in a token space?"""
+        return any(is_merged(dim) for dim in self.dims)
+
+    @property
+    def dense_shape(self) -> tuple[Size, ...]:
+        """The shape this tensor has in the dense program."""
+        return tuple(
+            dense_length(dim) if is_merged(dim) else size
+            for dim, size in zip(self.dims, self.data.shape, strict=True)
+        )
+
+    def spaces(self) -> list[TokenSpace]:
+        """The token spaces of its dimensions, in order."""
+        return [atom.space for dim in self.dims for atom in dim if atom.space is not None]

@@ -1,0 +1,167 @@
+"""Capture: any traced program → one pre-dispatch ATen graph with metadata on every node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
+from torch.fx import GraphModule, Node
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from pitome_fx.errors import CaptureError
+from pitome_fx.passes.functional import functionalise_temporaries
+from pitome_fx.passes.fused_layer import encoder_layer
+
+
+@dataclass(frozen=True)
+class Program:
+    """A captured program.
+
+    Attributes:
+        graph: pre-dispatch ATen, one placeholder per flat input.
+        inputs: what the placeholders stand for: fake tensors, ints and SymInts.
+        parameters: placeholders that hold parameters.
+        constants: placeholders that hold parameters or buffers.
+        fake_mode: the mode of all fake tensors.
+        writes: mutations that could not be made functional, with the tensors they touch.
+    """
+
+    graph: GraphModule
+    inputs: tuple[Any, ...]
+    parameters: frozenset[Node]
+    constants: frozenset[Node]
+    fake_mode: FakeTensorMode
+    writes: tuple[Node, ...]
+
+
+def capture(
+    source: GraphModule,
+    inputs: Sequence[Any],
+    parameters: Sequence[bool],
+    buffers: Sequence[bool],
+) -> Program:
+    """Re-trace a graph on fake inputs.
+
+    Args:
+        source: a Dynamo, export or symbolic graph whose placeholders are ``inputs``.
+        inputs: fake tensors (and ints, SymInts), one per placeholder.
+        parameters, buffers: which of the placeholders hold a parameter or a buffer.
+
+    Raises:
+        CaptureError: no input is a tensor, so there is no fake mode to trace in.
+    """
+    fake_mode = fake_mode_of(inputs)
+    graph = trace(_Flatten(source).run, inputs, fake_mode)
+    writes = functionalise_temporaries(graph)
+    placeholders = graph.graph.find_nodes(op="placeholder")
+    is_parameter = dict(zip(placeholders, parameters, strict=True))
+    is_buffer = dict(zip(placeholders, buffers, strict=True))
+    return Program(
+        graph=graph,
+        inputs=tuple(inputs),
+        parameters=frozenset(n for n in placeholders if is_parameter[n]),
+        constants=frozenset(n for n in placeholders if is_parameter[n] or is_buffer[n]),
+        fake_mode=fake_mode,
+        writes=writes,
+    )
+
+
+def capture_dynamo(graph: GraphModule, example_inputs: Sequence[Any]) -> Program:
+    """Capture what Dynamo hands a backend; its placeholders know their own fake tensors."""
+    placeholders = graph.graph.find_nodes(op="placeholder")
+    inputs = [
+        node.meta.get("example_value", value)
+        for node, value in zip(placeholders, example_inputs, strict=True)
+    ]
+    parameters = [isinstance(value, torch.nn.Parameter) for value in example_inputs]
+    static = [
+        "_dynamo_static_input_type" in (node.meta.get("tensor_dict") or {}) for node in placeholders
+    ]
+    return capture(graph, inputs, parameters, static)
+
+
+def capture_exported(program: ExportedProgram) -> Program:
+    """Capture an ExportedProgram: the same flat inputs, parameters and buffers first."""
+    kinds = [spec.kind for spec in program.graph_signature.input_specs]
+    placeholders = program.graph.find_nodes(op="placeholder")
+    constant = (InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
+    return capture(
+        program.graph_module,
+        [node.meta["val"] for node in placeholders],
+        [kind is InputKind.PARAMETER for kind in kinds],
+        [kind in constant for kind in kinds],
+    )
+
+
+def fake_mode_of(inputs: Sequence[Any]) -> FakeTensorMode:
+    """The fake mode that all fake tensors among the inputs share."""
+    for value in pytree.tree_leaves(inputs):
+        mode = getattr(value, "fake_mode", None)
+        if isinstance(mode, FakeTensorMode):
+            return mode
+    raise CaptureError("the graph has no tensor input, so there is nothing to trace")
+
+
+def trace(
+    function: Callable[..., Any], inputs: Sequence[Any], fake_mode: FakeTensorMode
+) -> GraphModule:
+    """Trace to pre-dispatch ATen under the inputs' own fake mode, keeping module paths."""
+    with ExitStack() as stack:
+        stack.enter_context(fake_mode)
+        stack.enter_context(_allow_real_constants(fake_mode))
+        stack.enter_context(torch.fx.traceback.preserve_node_meta())
+        stack.enter_context(_as_if_exporting())
+        return make_fx(function, pre_dispatch=True, _allow_non_fake_inputs=True)(*inputs)
+
+
+@contextmanager
+def _allow_real_constants(fake_mode: FakeTensorMode) -> Iterator[None]:
+    before = fake_mode.allow_non_fake_inputs
+    fake_mode.allow_non_fake_inputs = True
+    try:
+        yield
+    finally:
+        fake_mode.allow_non_fake_inputs = before
+
+
+@contextmanager
+def _as_if_exporting() -> Iterator[None]:
+    """Without this, regions under vmap (mask functions of transformers) leave no nodes."""
+    before = torch.compiler._is_exporting_flag
+    torch.compiler._is_exporting_flag = True
+    try:
+        yield
+    finally:
+        torch.compiler._is_exporting_flag = before
+
+
+class _Flatten(torch.fx.Interpreter):
+    """Runs the source graph; whole-layer ops are spelled out."""
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        if target in (
+            torch._transformer_encoder_layer_fwd,
+            torch.ops.aten._transformer_encoder_layer_fwd.default,
+        ):
+            return encoder_layer(*args, **kwargs)
+        return super().call_function(target, args, kwargs)
+
+    def call_method(self, target: Any, args: Any, kwargs: Any) -> Any:
+        # With dynamic shapes Dynamo turns Python floats into 0-d tensors and reads them back.
+        if target == "item" and not kwargs and isinstance(args[0], Tensor):
+            known = self._current.meta.get("example_value")
+            if known is not None:
+                return known
+        return super().call_method(target, args, kwargs)
+
+    def run_node(self, n: Node) -> Any:
+        self._current = n
+        return super().run_node(n)

@@ -1,0 +1,311 @@
+"""Detect: which attention sites may merge, where, and which tokens are protected.
+
+Every site gets a verdict: a block to merge in, or a reason a user can act on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch.fx import Node
+
+from pitome_fx.passes import rules  # noqa: F401  (registers every token rule)
+from pitome_fx.passes.axes import Axis, Dim, Position, Size, dense_length
+from pitome_fx.passes.capture import Program
+from pitome_fx.passes.masks import MaskKind, Masks
+from pitome_fx.passes.replay import Labels, Replay
+from pitome_fx.passes.sites import Mask, Site, find_sites, module_path
+
+aten = torch.ops.aten
+
+RESIDUAL_ADDS = (aten.add.Tensor, aten.add_.Tensor)
+PER_TOKEN = (
+    *RESIDUAL_ADDS,
+    aten.mul.Tensor,
+    aten.layer_norm.default,
+    aten.rms_norm.default,
+    aten.dropout.default,
+    aten.to.dtype,
+    aten.contiguous.default,
+    aten.clone.default,
+    aten.alias.default,
+    aten.type_as.default,
+)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A self-attention site that may merge.
+
+    Attributes:
+        site: where it attends.
+        point: the node after which tokens are merged (the residual stream's fan-out).
+        token_place: the token dimension of that node's value.
+        axis: the token axis.
+        batch: the axes along which every item merges on its own.
+        front, back: protected tokens at either end.
+        padding: the mask that hides padding, if the site has one.
+    """
+
+    site: Site
+    point: Node
+    token_place: int
+    axis: Axis
+    batch: tuple[Axis, ...]
+    front: int
+    back: int
+    padding: Mask | None
+
+
+@dataclass(frozen=True)
+class Detection:
+    """What detection found out about a program."""
+
+    labels: Labels
+    masks: Masks
+    constant: frozenset[Node]
+    sites: tuple[Site, ...]
+    blocks: tuple[Block, ...]
+    refusals: dict[Site, str]
+
+
+class Refusal(Exception):
+    """Why a site cannot merge."""
+
+
+def detect(program: Program, protect: int | None) -> Detection:
+    """Label the program's dimensions and judge its attention sites.
+
+    Args:
+        protect: number of leading tokens never to merge; None to find protected tokens.
+    """
+    masks = Masks(program.parameters, program.constants)
+    constant = _constant_nodes(program)
+    replay = Replay(program.graph, constant, masks)
+    replay.run(*program.inputs)
+    labels = replay.labels
+    order = {node: i for i, node in enumerate(program.graph.graph.nodes)}
+    blocks: list[Block] = []
+    refusals: dict[Site, str] = {}
+    whole_axes: dict[Dim, Axis] = {}
+    sites = find_sites(program.graph, labels)
+    for site in sites:
+        try:
+            block = _block(site, program, labels, masks, constant, order, whole_axes, protect)
+            blocks.append(block)
+        except Refusal as refusal:
+            refusals[site] = str(refusal)
+    return Detection(labels, masks, constant, tuple(sites), tuple(blocks), refusals)
+
+
+def _constant_nodes(program: Program) -> frozenset[Node]:
+    """Nodes that depend on parameters, buffers and constants alone."""
+    constant: set[Node] = set()
+    for node in program.graph.graph.nodes:
+        known = node in program.constants or node.op == "get_attr"
+        computed = node.op == "call_function" and all(n in constant for n in node.all_input_nodes)
+        if known or computed:
+            constant.add(node)
+    return frozenset(constant)
+
+
+def _block(
+    site: Site,
+    program: Program,
+    labels: Labels,
+    masks: Masks,
+    constant: frozenset[Node],
+    order: dict[Node, int],
+    whole_axes: dict[Dim, Axis],
+    protect: int | None,
+) -> Block:
+    tokens = site.query_dim
+    if tokens != site.key_dim or not tokens:
+        raise Refusal(
+            "cross-attention: queries and keys are different tokens; "
+            "only self-attention says which tokens are alike"
+        )
+    padding = _padding(site, masks)
+    after = _reachable([site.node], order, forward=True)
+    before = _reachable([site.query, site.keys], order, forward=False)
+    point = _merge_point(site, tokens, labels, after, before, order)
+    _refuse_writes(program, point, order)
+    dims: tuple[Dim, ...] = labels.dims[point]
+    place = dims.index(tokens)
+    if tokens not in whole_axes:
+        single = tokens[0].axis if len(tokens) == 1 else Axis(dense_length(tokens))
+        whole_axes[tokens] = single
+    axis = whole_axes[tokens]
+    front, back = _protected(axis, tokens, labels, constant, protect)
+    batch = _batch_axes(dims, place, labels.dims[site.node], site, labels)
+    return Block(site, point, place, axis, batch, front, back, padding)
+
+
+def _padding(site: Site, masks: Masks) -> Mask | None:
+    """The padding mask of a site; refuses masks under which merging would be wrong."""
+    if site.is_causal:
+        raise Refusal("causal attention: a merged token would see its own future")
+    found: Mask | None = None
+    for mask in site.masks:
+        kind = masks.kind(mask.node, mask.hides)
+        if kind is MaskKind.CAUSAL:
+            raise Refusal("causal attention mask: a merged token would see its own future")
+        if kind is MaskKind.STRUCTURED:
+            raise Refusal(
+                "structured attention mask: which keys a query sees differs between queries, "
+                "and that cannot be shown to survive merging"
+            )
+        part = masks.padding_part(mask.node)
+        if kind in (MaskKind.PADDING, MaskKind.BIAS) and part is not None:
+            found = Mask(part, mask.hides)
+    return found
+
+
+def _reachable(roots: Iterable[Node], order: dict[Node, int], *, forward: bool) -> set[Node]:
+    seen: set[Node] = set()
+    stack = list(roots)
+    while stack:
+        node = stack.pop()
+        if node not in seen and node in order:
+            seen.add(node)
+            stack += list(node.users) if forward else node.all_input_nodes
+    return seen
+
+
+def _merge_point(
+    site: Site,
+    tokens: Dim,
+    labels: Labels,
+    after: set[Node],
+    before: set[Node],
+    order: dict[Node, int],
+) -> Node:
+    """The fan-out of the residual stream after the attention's residual add."""
+    for node in sorted(after, key=order.__getitem__):
+        if node.target not in RESIDUAL_ADDS:
+            continue
+        inner = [n for n in node.all_input_nodes if n in after]
+        outer = [n for n in node.all_input_nodes if n in before and n not in after]
+        if inner and outer and all(_count(labels, n, tokens) == 1 for n in (node, outer[0])):
+            return _fan_out(node, tokens, labels)
+    if _is_split(tokens):
+        raise Refusal(
+            "windowed or grid attention: its tokens are a part of the residual stream's, "
+            "regrouped; merging would have to respect the windows"
+        )
+    raise Refusal(
+        "no residual connection carries these tokens past the attention (attention pooling, "
+        "channel attention, or a regrouped token axis), so there is no place to merge"
+    )
+
+
+def _count(labels: Labels, node: Node, tokens: Dim) -> int:
+    dims = labels.dims.get(node)
+    return dims.count(tokens) if isinstance(dims, tuple) else 0
+
+
+def _is_split(tokens: Dim) -> bool:
+    return any(atom.axis.is_part for atom in tokens)
+
+
+def _fan_out(node: Node, tokens: Dim, labels: Labels) -> Node:
+    """Follow the stream while it has one per-token user: past post-norms and outer sums."""
+    while True:
+        users = [user for user in node.users if user.op != "output"]
+        if len(node.users) != 1 or not users or users[0].target not in PER_TOKEN:
+            return node
+        if _count(labels, users[0], tokens) != 1:
+            return node
+        node = users[0]
+
+
+def _refuse_writes(program: Program, point: Node, order: dict[Node, int]) -> None:
+    if not program.writes:
+        return
+    after = _reachable([point], order, forward=True)
+    for write in program.writes:
+        touched = {write, *write.all_input_nodes}
+        if touched & after:
+            where = module_path(write) or "the graph"
+            raise Refusal(
+                f"an in-place write ({write.target}) in {where} aliases a token tensor and "
+                "would be lost on merged tokens; write out of place there"
+            )
+
+
+def _batch_axes(
+    dims: tuple[Dim, ...], place: int, attended: tuple[Dim, ...], site: Site, labels: Labels
+) -> tuple[Axis, ...]:
+    """Axes of the stream, apart from tokens and features, that the attention carries too."""
+    features = {atom.axis for atom in labels.dims[site.keys][site.feature_place]}
+    carried = {atom.axis for dim in attended for atom in dim} - features
+    others = [dim for d, dim in enumerate(dims) if d != place]
+    batch = tuple(atom.axis for dim in others for atom in dim if atom.axis in carried)
+    unshared = [dim for dim in others if any(atom.axis not in carried for atom in dim)]
+    if len(unshared) > 1:
+        raise Refusal(
+            "the batch dimension of the residual stream cannot be followed into the attention"
+        )
+    return batch
+
+
+def _protected(
+    axis: Axis,
+    tokens: Dim,
+    labels: Labels,
+    constant: frozenset[Node],
+    protect: int | None,
+) -> tuple[int, int]:
+    """Protected tokens at the front and at the back, as the graph itself shows them."""
+    if protect is not None:
+        return protect, 0
+    front, back = _appended(axis, labels, constant)
+    for position in sorted(_cuts(axis)):
+        index = position.within(axis.size)
+        if _covered(index, axis.size, front, back) or _too_deep(position, axis.size):
+            continue
+        if position.from_end:
+            back = max(back, position.offset)
+        else:
+            front = max(front, position.offset)
+    return front, back
+
+
+def _appended(axis: Axis, labels: Labels, constant: frozenset[Node]) -> tuple[int, int]:
+    """Learned tokens that a concatenation puts before and behind the others."""
+    for (node, _, dim), found in labels.axes.items():
+        if found is axis and node.target == aten.cat.default:
+            pieces = node.args[0]
+            assert isinstance(pieces, list | tuple)
+            return _leading(pieces, dim, constant), _leading(pieces[::-1], dim, constant)
+    return 0, 0
+
+
+def _leading(pieces: Iterable[object], dim: int, constant: frozenset[Node]) -> int:
+    total = 0
+    for piece in pieces:
+        if not isinstance(piece, Node) or piece not in constant:
+            return total
+        size = piece.meta["val"].shape[dim]
+        if not isinstance(size, int):
+            return total
+        total += size
+    return 0
+
+
+def _cuts(axis: Axis) -> set[Position]:
+    return {p for window in axis.windows for p in window if p.offset > 0}
+
+
+def _covered(index: Size, size: Size, front: int, back: int) -> bool:
+    if isinstance(index, int) and isinstance(size, int):
+        return index <= front or index >= size - back
+    return isinstance(index, int) and index <= front
+
+
+def _too_deep(position: Position, size: Size) -> bool:
+    """A cut through the middle: protecting all up to it would leave too little to merge."""
+    return isinstance(size, int) and position.offset > max(1, size // 4)
+

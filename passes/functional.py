@@ -1,0 +1,76 @@
+"""In-place ops on fresh temporaries become functional; what else writes is reported."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+from torch.multiprocessing.reductions import StorageWeakRef
+
+
+def functionalise_temporaries(graph: GraphModule) -> tuple[Node, ...]:
+    """Replace ``y.op_(…)`` by ``op(y, …)`` where nothing can tell the difference.
+
+    That is where y is a whole tensor made inside the graph and no other alias of it is used
+    afterwards. Returns the writes that stay: to inputs, to views, to tensors with live aliases.
+    """
+    order = {node: i for i, node in enumerate(graph.graph.nodes)}
+    kept: list[Node] = []
+    for node in list(graph.graph.nodes):
+        if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
+            continue
+        if not node.target._schema.is_mutable:
+            continue
+        pure = _pure_variant(node.target)
+        target = node.args[0] if node.args else None
+        if pure is None or not isinstance(target, Node) or not _is_private(target, node, order):
+            kept.append(node)
+            continue
+        _make_pure(node, target, pure, order)
+    graph.recompile()
+    return tuple(kept)
+
+
+def _pure_variant(op: torch._ops.OpOverload) -> torch._ops.OpOverload | None:
+    """``aten.add_.Tensor`` → ``aten.add.Tensor``, None if the op writes anything but self."""
+    name = op._schema.name.removeprefix("aten::")
+    writes = [a for a in op._schema.arguments if a.alias_info and a.alias_info.is_write]
+    if len(writes) != 1 or not name.endswith("_") or name.startswith("_"):
+        return None
+    packet = getattr(torch.ops.aten, name[:-1], None)
+    return getattr(packet, op._overloadname, None) if packet is not None else None
+
+
+def _storage(node: Node) -> Any:
+    value = node.meta.get("val")
+    return StorageWeakRef(value.untyped_storage()) if isinstance(value, Tensor) else None
+
+
+def _is_private(target: Node, write: Node, order: dict[Node, int]) -> bool:
+    """Is ``target`` a whole temporary of which no other alias is read after the write?"""
+    value = target.meta.get("val")
+    if not isinstance(value, Tensor) or target.op != "call_function":
+        return False
+    same_dtype = isinstance(write.meta.get("val"), Tensor) and write.meta["val"].dtype == value.dtype
+    if not same_dtype or write.meta["val"].shape != value.shape or value._base is not None:
+        return False
+    storage = _storage(target)
+    for node in order:
+        if node in (target, write) or _storage(node) != storage:
+            continue
+        if node.op != "call_function" or any(
+            order[user] > order[write] for user in node.users if user in order
+        ):
+            return False
+    return True
+
+
+def _make_pure(
+    node: Node, target: Node, pure: torch._ops.OpOverload, order: dict[Node, int]
+) -> None:
+    node.target = pure
+    for user in list(target.users):
+        if user is not node and order[user] > order[node]:
+            user.replace_input_with(target, node)

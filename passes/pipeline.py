@@ -1,0 +1,82 @@
+"""The stages in order."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+
+from pitome_fx.options import Options
+from pitome_fx.passes.capture import Program
+from pitome_fx.passes.detect import Detection, detect
+from pitome_fx.passes.plan import Plan, make_plan
+from pitome_fx.passes.rewrite import Rewritten, rewrite
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the pipeline made of one program.
+
+    Attributes:
+        rewritten: the merged program; None where nothing merges, and the dense one is to be used.
+        seconds: wall time of each stage.
+    """
+
+    program: Program
+    detection: Detection
+    plan: Plan
+    options: Options
+    rewritten: Rewritten | None
+    seconds: dict[str, float]
+
+
+@dataclass
+class Clock:
+    """Wall time of the stages."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time one stage under its name."""
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - start
+
+
+def run(program: Program, options: Options, clock: Clock | None = None) -> Outcome:
+    """detect → plan → rewrite on a captured program."""
+    options = options.resolved()
+    clock = clock or Clock()
+    with clock.stage("detect"):
+        detection = detect(program, None if options.protect == "auto" else options.protect)
+    with clock.stage("plan"):
+        plan = make_plan(program, detection, options)
+    rewritten = None
+    if plan.merges:
+        with clock.stage("rewrite"):
+            rewritten = rewrite(program, detection, plan, options)
+        if not rewritten.merges:
+            rewritten = None
+    _log(rewritten)
+    return Outcome(program, detection, plan, options, rewritten, clock.seconds)
+
+
+def _log(rewritten: Rewritten | None) -> None:
+    if rewritten is None:
+        logger.info("nothing merges")
+        return
+    logger.info("%d merges, %d lifts", len(rewritten.merges), len(rewritten.lifts))
+    logger.debug("%s", rewritten.graph.graph)
+    text = rewritten.graph.print_readable(print_output=False)
+    torch._logging.trace_structured(
+        "artifact",
+        metadata_fn=lambda: {"name": "pitome_rewritten_graph", "encoding": "string"},
+        payload_fn=lambda: text,
+    )

@@ -1,0 +1,275 @@
+"""The interpreter: replay a graph node by node, each through the token rule of its op.
+
+One walk serves two stages. *Labelling* runs the rules on the dense graph and reads results off
+the recorded metadata: it executes nothing and yields the identity of every dimension.
+*Rewriting* runs the same rules on live (fake or real) tensors, some of them merged. An op without
+a rule, or whose rule gives up, is lifted: its operands are unmerged and it runs unchanged.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor
+from torch.fx import Node
+from torch.fx import traceback as fx_traceback
+
+from pitome_fx.passes import spaces
+from pitome_fx.passes.align import align
+from pitome_fx.passes.axes import Atom, Axis, Dim, Size, TokenTensor
+from pitome_fx.passes.masks import Masks
+from pitome_fx.passes.rule import Lift, rule_for
+
+
+@dataclass(frozen=True)
+class LiftEvent:
+    """Operand ``operand`` of node ``node`` had to be unmerged."""
+
+    node: Node
+    operand: Node | None
+    why: str
+
+
+@dataclass(frozen=True)
+class ProjectEvent:
+    """Operand ``operand`` of node ``node`` was merged along.
+
+    Attributes:
+        dims: all its dimensions at that moment, in the broadcast with the other operands.
+        dim: which of them was merged.
+        target: the spaces it was merged into.
+    """
+
+    node: Node
+    operand: Node | None
+    why: str
+    dims: tuple[Dim, ...]
+    dim: int
+    target: Dim
+
+
+@dataclass(frozen=True)
+class UnweightedEvent:
+    """Attention at ``node`` counts each group of these keys as one token (not proportional)."""
+
+    node: Node
+    keys: Dim
+
+
+@dataclass
+class Labels:
+    """Identities of the dense program's dimensions: per node, and the axes first seen there."""
+
+    dims: dict[Node, Any] = field(default_factory=dict)
+    axes: dict[tuple[Node, int, int], Axis] = field(default_factory=dict)
+
+
+Hook = Callable[["Replay", Node, Any], Any]
+
+
+class Replay:
+    """Replays one graph.
+
+    Args:
+        graph: pre-dispatch ATen, with ``meta["val"]`` on every node.
+        constant: nodes that depend on parameters, buffers and constants alone.
+        labels: dimension identities; None for the labelling run that finds them.
+        masks: what the attention masks of the graph mean.
+        after: called with each node and its value; may replace the value (this is how a merge
+            gets in).
+        proportional: give attention over merged keys its log-size term.
+    """
+
+    def __init__(
+        self,
+        graph: torch.fx.GraphModule,
+        constant: frozenset[Node],
+        masks: Masks,
+        labels: Labels | None = None,
+        after: Hook = lambda replay, node, value: value,
+        proportional: bool = True,
+    ) -> None:
+        self.graph = graph
+        self.constant = constant
+        self.masks = masks
+        self.labelling = labels is None
+        self.labels = Labels() if labels is None else labels
+        self.after = after
+        self.proportional = proportional
+        self.env: dict[Node, Any] = {}
+        self.lifts: list[LiftEvent] = []
+        self.projections: list[ProjectEvent] = []
+        self.unweighted: list[UnweightedEvent] = []
+        self._lifted: dict[int, tuple[TokenTensor, TokenTensor]] = {}
+        self.brought: dict[Any, tuple[TokenTensor, TokenTensor, TokenTensor]] = {}
+
+    def run(self, *inputs: Any) -> Any:
+        """Replay on the placeholders' values; returns the outputs, dense as in the program."""
+        feed = iter(inputs)
+        for node in self.graph.graph.nodes:
+            if node.op == "output":
+                return self._output(node)
+            with fx_traceback.set_current_meta(node):
+                value = self.after(self, node, self._value(node, feed))
+            self.env[node] = _stamp(value, node)
+            if self.labelling:
+                self.labels.dims[node] = _dims_of(value)
+        raise AssertionError("a graph ends with an output node")
+
+    def _value(self, node: Node, feed: Iterator[Any]) -> Any:
+        if node.op == "placeholder":
+            return self._named(node, next(feed))
+        if node.op == "get_attr":
+            return self._named(node, _attribute(self.graph, str(node.target)))
+        args, kwargs = torch.fx.node.map_arg((node.args, dict(node.kwargs)), self.env.__getitem__)
+        if node.target is operator.getitem:
+            return args[0][args[1]]
+        operands = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, TokenTensor)]
+        if self.labelling or any(x.merged for x in operands):
+            value = self._by_rule(node, args, kwargs, operands)
+        else:
+            value = self._as_is(node, args, kwargs)
+        return _taint(value) if any(x.tainted for x in operands) else value
+
+    def _named(self, node: Node, value: Any) -> Any:
+        """A value of the dense program with its dimensions: the recorded ones, or fresh."""
+        if not self.labelling:
+            return _with_dims(value, self.labels.dims[node])
+        step = Step(self, node)
+        if isinstance(value, Tensor):
+            return TokenTensor(value, step.fresh_like(value))
+        if isinstance(value, list | tuple):
+            return [
+                TokenTensor(item, step.fresh_like(item, i)) if isinstance(item, Tensor) else item
+                for i, item in enumerate(value)
+            ]
+        return value
+
+    def _as_is(self, node: Node, args: Any, kwargs: Any) -> Any:
+        """Run the op unchanged, on operands none of which is merged."""
+        return self._named(node, Step(self, node)(*args, **kwargs))
+
+    def _by_rule(self, node: Node, args: Any, kwargs: Any, operands: list[TokenTensor]) -> Any:
+        rule = rule_for(node.target)
+        if rule is None:
+            return self._unmerged(node, args, kwargs, operands, "no rule for this op")
+        try:
+            value = rule(Step(self, node), *args, **kwargs)
+            _check_batch(value)
+            return value
+        except Lift as refusal:
+            return self._unmerged(node, args, kwargs, operands, str(refusal))
+
+    def _unmerged(
+        self, node: Node, args: Any, kwargs: Any, operands: list[TokenTensor], why: str
+    ) -> Any:
+        """Lift every merged operand, then run the op unchanged."""
+        self.lifts += [LiftEvent(node, x.origin, why) for x in operands if x.merged]
+        args, kwargs = pytree.tree_map_only(TokenTensor, self.lift, (args, kwargs))
+        return self._as_is(node, args, kwargs)
+
+    def lift(self, x: TokenTensor) -> TokenTensor:
+        """The unmerged value, made once per value."""
+        if not x.merged:
+            return x
+        if id(x.data) not in self._lifted:
+            self._lifted[id(x.data)] = (x, spaces.lift(x))
+        return self._lifted[id(x.data)][1]
+
+    def record_projection(
+        self, node: Node, x: TokenTensor, dim: int, target: Dim, why: str
+    ) -> None:
+        """Note that a dimension of an operand of ``node`` is merged along."""
+        self.projections.append(ProjectEvent(node, x.origin, why, x.dims, dim, target))
+
+    def _output(self, node: Node) -> Any:
+        values = torch.fx.node.map_arg(node.args[0], self.env.__getitem__)
+        for x in pytree.tree_leaves(values):
+            if isinstance(x, TokenTensor) and x.merged:
+                self.lifts.append(LiftEvent(node, x.origin, "an output of the graph"))
+        return pytree.tree_map_only(TokenTensor, lambda x: self.lift(x).data, values)
+
+
+class Step:
+    """One node being replayed: what a token rule works with."""
+
+    def __init__(self, replay: Replay, node: Node) -> None:
+        self.replay = replay
+        self.node = node
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the node's own op; TokenTensors stand for their data."""
+        if self.replay.labelling:
+            return self.node.meta.get("val")
+        return self.run(self.node.target, *args, **kwargs)
+
+    def run(self, op: Any, *args: Any, **kwargs: Any) -> Any:
+        """Run another op; for merged operands only (labelling executes nothing)."""
+        args, kwargs = pytree.tree_map_only(TokenTensor, lambda x: x.data, (args, kwargs))
+        return op(*args, **kwargs)
+
+    @property
+    def value(self) -> Any:
+        """What the node yields in the dense program, as recorded."""
+        return self.node.meta["val"]
+
+    def fresh(self, dim: int, size: Size, *, weak: bool = False, output: int = 0) -> Dim:
+        """A dimension first seen here. The same node gives the same axis in every replay."""
+        if isinstance(size, int) and size == 1:
+            return ()
+        key = (self.node, output, dim)
+        axes = self.replay.labels.axes
+        if key not in axes:
+            axes[key] = Axis(size, weak or self.node in self.replay.constant)
+        return (Atom(axes[key]),)
+
+    def fresh_like(self, value: Tensor, output: int = 0) -> tuple[Dim, ...]:
+        """Fresh dimensions for a whole tensor."""
+        return tuple(self.fresh(d, size, output=output) for d, size in enumerate(value.shape))
+
+    def align(
+        self, *operands: TokenTensor, trailing: int = 0
+    ) -> tuple[list[TokenTensor], tuple[Dim, ...]]:
+        """Operands that broadcast, in common token spaces, and the result's dimensions."""
+        return align(self, operands, trailing)
+
+
+def _check_batch(value: Any) -> None:
+    """A merged result must still carry the axes along which assignments differ."""
+    for x in pytree.tree_leaves(value):
+        if isinstance(x, TokenTensor) and x.merged:
+            axes = {atom.axis for dim in x.dims for atom in dim}
+            if any(not axes.issuperset(space.batch) for space in x.spaces()):
+                raise Lift("the op mixes the items of a batch")
+
+
+def _taint(value: Any) -> Any:
+    return pytree.tree_map_only(TokenTensor, lambda x: replace(x, tainted=True), value)
+
+
+def _stamp(value: Any, node: Node) -> Any:
+    return pytree.tree_map_only(TokenTensor, lambda x: replace(x, origin=node), value)
+
+
+def _dims_of(value: Any) -> Any:
+    return pytree.tree_map_only(TokenTensor, lambda x: x.dims, value)
+
+
+def _with_dims(value: Any, dims: Any) -> Any:
+    """Put recorded dimensions back on the tensors of a value."""
+    if isinstance(value, Tensor):
+        return TokenTensor(value, dims)
+    if isinstance(value, list | tuple):
+        return [_with_dims(item, own) for item, own in zip(value, dims, strict=True)]
+    return value
+
+
+def _attribute(module: torch.nn.Module, path: str) -> Any:
+    for name in path.split("."):
+        module = getattr(module, name)
+    return module

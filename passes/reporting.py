@@ -1,0 +1,96 @@
+"""From what the stages found to the report a user reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from torch.fx import Node
+
+from pitome_fx.passes.axes import Size, dense_length
+from pitome_fx.passes.flops import FlopCounter
+from pitome_fx.passes.pipeline import Outcome
+from pitome_fx.passes.sites import Site, module_path
+from pitome_fx.report import BlockReport, Place, Report
+
+
+def make_report(outcomes: Sequence[Outcome], notes: Iterable[str] = ()) -> Report:
+    """One report over all graphs of a model."""
+    counter = FlopCounter()
+    before = [counter.total(outcome.program.graph) for outcome in outcomes]
+    after = [
+        dense if outcome.rewritten is None else counter.total(outcome.rewritten.graph)
+        for outcome, dense in zip(outcomes, before, strict=True)
+    ]
+    seconds: dict[str, float] = {}
+    for outcome in outcomes:
+        for stage, spent in outcome.seconds.items():
+            seconds[stage] = seconds.get(stage, 0.0) + spent
+    options = outcomes[0].options if outcomes else None
+    own_notes = [outcome.plan.note for outcome in outcomes if outcome.plan.note]
+    return Report(
+        blocks=tuple(b for i, outcome in enumerate(outcomes) for b in _blocks(i, outcome)),
+        lifts=tuple(p for i, o in enumerate(outcomes) for p in _lifts(i, o)),
+        projections=tuple(p for i, o in enumerate(outcomes) for p in _projections(i, o)),
+        flops_before=sum(before),
+        flops_after=sum(after),
+        algorithm=options.algorithm if options else "",
+        proportional=options.proportional if options else True,
+        notes=(*own_notes, *notes),
+        seconds=seconds,
+    )
+
+
+def _blocks(graph: int, outcome: Outcome) -> list[BlockReport]:
+    return [_block(graph, outcome, site) for site in outcome.detection.sites]
+
+
+def _block(graph: int, outcome: Outcome, site: Site) -> BlockReport:
+    point = {block.site: block.point for block in outcome.detection.blocks}.get(site)
+    if outcome.rewritten is not None and point is not None:
+        for merged in outcome.rewritten.merges:
+            if merged.plan.block.point is point:
+                counts = _hint(merged.before), _hint(merged.after)
+                return BlockReport(site.number, graph, site.module, *counts, True, None)
+    tokens = _hint(dense_length(site.query_dim))
+    return BlockReport(site.number, graph, site.module, tokens, tokens, False, _reason(outcome, site))
+
+
+def _reason(outcome: Outcome, site: Site) -> str:
+    """Why a site does not merge."""
+    if site in outcome.plan.refusals:
+        return outcome.plan.refusals[site]
+    if outcome.rewritten is not None:
+        for block, why in outcome.rewritten.skipped.items():
+            if block.site is site:
+                return why
+    # It shares its merge point with a site that has the reason.
+    point = {block.site: block.point for block in outcome.detection.blocks}.get(site)
+    for block in outcome.detection.blocks:
+        if block.point is point and block.site in outcome.plan.refusals:
+            return outcome.plan.refusals[block.site]
+    return "no merge was made after this attention"
+
+
+def _lifts(graph: int, outcome: Outcome) -> list[Place]:
+    events = () if outcome.rewritten is None else outcome.rewritten.lifts
+    return [Place(graph, _where(e.node, e.operand), _op(e.node), e.why) for e in events]
+
+
+def _projections(graph: int, outcome: Outcome) -> list[Place]:
+    events = () if outcome.rewritten is None else outcome.rewritten.projections
+    return [Place(graph, _where(e.node, e.operand), _op(e.node), e.why) for e in events]
+
+
+def _where(node: Node, operand: Node | None) -> str:
+    path = module_path(node)
+    return path or (module_path(operand) if operand is not None else "")
+
+
+def _op(node: Node) -> str:
+    target: Any = node.target
+    return str(target) if node.op != "output" else "output"
+
+
+def _hint(size: Size) -> int:
+    return size if isinstance(size, int) else int(size.node.hint)

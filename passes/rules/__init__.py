@@ -1,0 +1,40 @@
+"""Token rules, one file per op family.
+
+    pointwise    element by element, with broadcasting
+    shape        views, permutations, slices and splits
+    join         concatenation and stacking
+    reduce       sums, means, extrema over dimensions
+    normalise    softmax, layer norm, batch norm
+    contract     linear, matmul, einsum, convolutions of width 1
+    attention    scaled dot product attention, proportional
+    index        embeddings and lookups
+
+An op that none of them names is lifted.
+"""
+
+from pitome_fx.passes.rules import (
+    attention,
+    contract,
+    index,
+    join,
+    normalise,
+    pointwise,
+    reduce,
+    shape,
+)
+from pitome_fx.passes.rule import Lift, registered, rule, rule_for
+
+__all__ = [
+    "Lift",
+    "attention",
+    "contract",
+    "index",
+    "join",
+    "normalise",
+    "pointwise",
+    "reduce",
+    "registered",
+    "rule",
+    "rule_for",
+    "shape",
+]

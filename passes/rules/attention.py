@@ -1,0 +1,151 @@
+"""Scaled dot product attention over merged queries and keys: proportional attention."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pitome_fx.passes.align import align_along, with_batch
+from pitome_fx.passes.axes import Dim, TokenTensor, is_merged
+from pitome_fx.passes.masks import MaskKind
+from pitome_fx.passes.replay import Step, UnweightedEvent
+from pitome_fx.passes.rule import Lift, rule
+from pitome_fx.passes.spaces import logsumexp_keys, project, rows_of, spread
+
+aten = torch.ops.aten
+
+
+@rule(aten.scaled_dot_product_attention.default)
+def attention(
+    step: Step,
+    q: TokenTensor,
+    k: TokenTensor,
+    v: TokenTensor,
+    attn_mask: TokenTensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    **kwargs: Any,
+) -> TokenTensor:
+    """softmax(q·kᵀ·scale + bias)·v, bias being log Σ exp of the mask over each key's group.
+
+    Without a mask that is log(size), proportional attention (ToMe, Eq. 1).
+    """
+    if not any(x is not None and x.merged for x in (q, k, v, attn_mask)):
+        dims = (*_lead(q, k, v), q.dims[-2], v.dims[-1])
+        return TokenTensor(step(q, k, v, attn_mask, dropout_p, is_causal, **kwargs), dims)
+    if is_causal:
+        raise Lift("causal attention depends on the order of tokens")
+    if any(is_merged(dim) for dim in (q.dims[-1], k.dims[-1], v.dims[-1])):
+        raise Lift("attention over channels mixes tokens")
+    k, v = align_along(step, k, v, -2)
+    (q, k, v), lead = step.align(q, k, v, trailing=2)
+    bias = _bias(step, q, k, attn_mask, (*lead, q.dims[-2], k.dims[-2]))
+    value = step(q, k, v, bias, dropout_p, False, **kwargs)
+    return TokenTensor(value, (*lead, q.dims[-2], v.dims[-1]))
+
+
+def _lead(*operands: TokenTensor) -> tuple[Dim, ...]:
+    """Leading dimensions, by the first operand that has one there."""
+    rank = max(len(x.dims) for x in operands) - 2
+    return tuple(
+        next((x.dims[d] for x in operands if len(x.dims) == rank + 2 and x.dims[d]), ())
+        for d in range(rank)
+    )
+
+
+def _bias(
+    step: Step, q: TokenTensor, k: TokenTensor, mask: TokenTensor | None, scores: tuple[Dim, ...]
+) -> Tensor | None:
+    """What to add to the merged scores, whose dimensions are ``scores``."""
+    masks = step.replay.masks
+    log_size = _log_size(k, scores)
+    if not step.replay.proportional and log_size is not None:
+        step.replay.unweighted.append(UnweightedEvent(step.node, scores[-1]))
+    shown = log_size if step.replay.proportional else None
+    if mask is None or (mask.origin is not None and masks.kind(mask.origin) is MaskKind.NONE):
+        return None if shown is None else shown.to(q.data.dtype)
+    if mask.tainted or mask.origin is None:
+        raise Lift("the attention mask is computed from merged tokens")
+    number = masks.number(mask.origin)
+    mask = _query_rows(step, mask, scores)
+    if log_size is None:
+        return mask.data
+    if mask.data.dtype == torch.bool and _is_apart(number, scores[-1]):
+        return _group_mask(mask, scores, shown).to(q.data.dtype)
+    wide = torch.promote_types(q.data.dtype, torch.float32)
+    merged = _group_bias(mask, scores, wide)
+    return (merged if shown is not None else merged - log_size).to(q.data.dtype)
+
+
+def _log_size(k: TokenTensor, scores: tuple[Dim, ...]) -> Tensor | None:
+    """log(size) of each key's group, shaped to broadcast against the scores."""
+    row = (*scores[:-2], (), scores[-1])
+    terms = [
+        spread(atom.space.size.log(), atom.space, row, (len(row) - 1, a))
+        for a, atom in enumerate(scores[-1])
+        if atom.space is not None
+    ]
+    return torch.stack(terms).sum(0) if len(terms) > 1 else next(iter(terms), None)
+
+
+def _query_rows(step: Step, mask: TokenTensor, scores: tuple[Dim, ...]) -> TokenTensor:
+    """The mask with its query axis merged: one row if all are the same, else their mean."""
+    assert mask.origin is not None
+    if len(mask.dims) < 2:
+        return mask
+    if not step.replay.masks.varies_along(mask.origin, -2):
+        dims = (*mask.dims[:-2], (), mask.dims[-1])
+        return TokenTensor(mask.data.narrow(-2, 0, 1), dims, origin=mask.origin)
+    if not is_merged(scores[-2]):
+        return mask
+    if not mask.data.is_floating_point():
+        raise Lift("a bool mask that differs between queries")
+    target = (*scores[-len(mask.dims) : -1], mask.dims[-1])
+    named = with_batch(mask, (*scores[:-1], mask.dims[-1]), [-2], 0)
+    step.replay.record_projection(
+        step.node, named, len(named.dims) - 2, target[-2], "a bias on queries that are merged"
+    )
+    return project(named, len(named.dims) - 2, target[-2])
+
+
+def _is_apart(number: int, keys: Dim) -> bool:
+    """Did every merge of the keys keep the padding of this mask apart?"""
+    return (
+        len(keys) == 1
+        and keys[0].space is not None
+        and keys[0].space.step is not None
+        and number in keys[0].space.padding
+    )
+
+
+def _group_mask(mask: TokenTensor, scores: tuple[Dim, ...], log_size: Tensor | None) -> Tensor:
+    """A bool mask whose groups are all padding or all real: log(size), or −∞."""
+    space = scores[-1][0].space
+    assert space is not None
+    target = (*scores[:-2], (), scores[-1])
+    named = with_batch(mask, target, [-1], 0)
+    dims = (*named.dims[:-1], (scores[-1][0]._replace(space=None),))
+    rows = rows_of(TokenTensor(named.data, dims), (len(dims) - 1, 0), space.batch)
+    index = space.representative.unsqueeze(-1).expand(-1, -1, rows.data.shape[-1])
+    kept = rows.restore(rows.data.gather(1, index), scores[-1][0]).data
+    shown = space.size.new_zeros(()) if log_size is None else log_size
+    return torch.where(kept, shown, -torch.inf)
+
+
+def _group_bias(mask: TokenTensor, scores: tuple[Dim, ...], wide: torch.dtype) -> Tensor:
+    """log Σ exp of a mask or bias over the members of each key group.
+
+    Each row is first shifted by its maximum: softmax does not see it, and the size of groups is
+    not lost beside a huge negative number where a whole row is masked.
+    """
+    target = (*scores[:-2], mask.dims[-2] if len(mask.dims) > 1 else (), scores[-1])
+    named = with_batch(mask, target, [-1], 0)
+    values = named.data
+    if values.dtype == torch.bool:
+        values = torch.zeros_like(values, dtype=wide).masked_fill(~values, -torch.inf)
+    values = values.to(wide)
+    peak = values.detach().amax(-1, keepdim=True)
+    values = values - torch.where(peak.isfinite(), peak, 0)
+    return logsumexp_keys(TokenTensor(values, named.dims), len(named.dims) - 1, scores[-1]).data

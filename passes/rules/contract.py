@@ -1,0 +1,176 @@
+"""Products that sum over a dimension: matmul and its kin, and convolutions of width 1."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from pitome_fx.passes.align import align_along
+from pitome_fx.passes.axes import Dim, TokenTensor, is_merged
+from pitome_fx.passes.replay import Step
+from pitome_fx.passes.rules.reduce import bind, weighted
+from pitome_fx.passes.rule import Lift, rule
+
+aten = torch.ops.aten
+
+
+@rule(aten.linear.default)
+def linear(
+    step: Step, x: TokenTensor, weight: TokenTensor, bias: TokenTensor | None = None
+) -> TokenTensor:
+    """Per token, if tokens are not what it sums over."""
+    if is_merged(x.dims[-1]) or weight.merged:
+        raise Lift("a linear layer mixes tokens")
+    last = len(x.dims) - 1
+    dims = (*x.dims[:-1], step.fresh(last, step.value.shape[last]) if len(weight.dims) > 1 else ())
+    extra = () if bias is None else (bias,)
+    return TokenTensor(step(x, weight, *extra), dims[: step.value.dim()])
+
+
+@rule(aten.matmul.default, aten.mm.default, aten.bmm.default)
+def matmul(step: Step, a: TokenTensor, b: TokenTensor) -> TokenTensor:
+    """A sum over tokens counts each group by its size."""
+    a, b, lead = _operands(step, a, b)
+    return TokenTensor(step(a, b), (*lead, *_outer(a, b)))
+
+
+@rule(aten.baddbmm.default, aten.addmm.default)
+def addmm(
+    step: Step, added: TokenTensor, a: TokenTensor, b: TokenTensor, **scales: Any
+) -> TokenTensor:
+    """matmul, and something added that broadcasts against the result."""
+    a, b, lead = _operands(step, a, b)
+    dims = (*lead, *_outer(a, b))
+    if not (a.merged or b.merged or added.merged):
+        return TokenTensor(step(added, a, b, **scales), dims)
+    product = TokenTensor(step.run(aten.matmul.default, a, b), dims, a.tainted or b.tainted)
+    (added, product), dims = step.align(added, product)
+    scaled = product.data * scales.get("alpha", 1)
+    return TokenTensor(added.data * scales.get("beta", 1) + scaled, dims)
+
+
+def _operands(
+    step: Step, a: TokenTensor, b: TokenTensor
+) -> tuple[TokenTensor, TokenTensor, tuple[Dim, ...]]:
+    """Both operands with batch and inner dimensions in common spaces, a weighted by size."""
+    trailing = min(len(a.dims), len(b.dims), 2)
+    if trailing < 2:
+        if a.merged or b.merged:
+            raise Lift("a product with a vector")
+        lead = a.dims[:-1] if len(a.dims) > 1 else b.dims[:-2]
+        return a, b, lead if step.value.dim() == len(lead) else ()
+    (a, b), lead = step.align(a, b, trailing=2)
+    a, b = _inner(step, a, b)
+    return weighted(a, [len(a.dims) - 1], aten.mul.Tensor), b, lead
+
+
+def _inner(step: Step, a: TokenTensor, b: TokenTensor) -> tuple[TokenTensor, TokenTensor]:
+    """Bring the dimension summed over into a common space."""
+    if not (is_merged(a.dims[-1]) or is_merged(b.dims[-2])) or a.dims[-1] == b.dims[-2]:
+        return a, b
+    # Seen as a·bᵀ summed over the last dimension, the two simply broadcast.
+    left, right = align_along(step, a, _transposed(b), -1)
+    return left, _transposed(right)
+
+
+def _transposed(x: TokenTensor) -> TokenTensor:
+    dims = (*x.dims[:-2], x.dims[-1], x.dims[-2])
+    return TokenTensor(x.data.transpose(-1, -2), dims, x.tainted, x.origin)
+
+
+def _outer(a: TokenTensor, b: TokenTensor) -> tuple[Dim, ...]:
+    return (a.dims[-2], b.dims[-1]) if min(len(a.dims), len(b.dims)) >= 2 else ()
+
+
+@rule(aten.einsum.default)
+def einsum(
+    step: Step, equation: str, operands: Sequence[TokenTensor], **kwargs: Any
+) -> TokenTensor:
+    """Each letter is one dimension; letters summed over count groups by size, once."""
+    inputs, _, output = equation.replace(" ", "").partition("->")
+    letters = inputs.split(",")
+    if "." in equation or "->" not in equation or any(len(set(t)) != len(t) for t in letters):
+        if any(x.merged for x in operands):
+            raise Lift("an einsum with an ellipsis, an implicit output or a diagonal")
+        value = step(equation, operands, **kwargs)
+        return TokenTensor(value, step.fresh_like(value))
+    dims, operands = _letters(step, letters, list(operands))
+    for letter in dims:
+        if letter not in output:
+            holder = next(i for i, term in enumerate(letters) if letter in term)
+            at = letters[holder].index(letter)
+            operands[holder] = weighted(operands[holder], [at], aten.mul.Tensor)
+    return TokenTensor(step(equation, operands, **kwargs), tuple(dims[c] for c in output))
+
+
+def _letters(
+    step: Step, letters: list[str], operands: list[TokenTensor]
+) -> tuple[dict[str, Dim], list[TokenTensor]]:
+    """Operands in common spaces, and the dimension that each letter names."""
+    order = sorted({c for term in letters for c in term})
+    if any(x.merged for x in operands):
+        operands = [_broadcast(x, term, order) for x, term in zip(operands, letters, strict=True)]
+        operands, _ = step.align(*operands)
+        operands = [
+            _unbroadcast(x, term, order) for x, term in zip(operands, letters, strict=True)
+        ]
+    named: dict[str, Dim] = {}
+    for term, x in zip(letters, operands, strict=True):
+        for c, dim in zip(term, x.dims, strict=True):
+            if dim and (c not in named or (all(atom.axis.weak for atom in named[c]))):
+                named[c] = dim
+            named.setdefault(c, dim)
+    return named, operands
+
+
+def _broadcast(x: TokenTensor, term: str, order: list[str]) -> TokenTensor:
+    """x with one dimension per letter in alphabetical order, of size 1 where it has none."""
+    present = [c for c in order if c in term]
+    data = x.data.permute([term.index(c) for c in present])
+    index = tuple(slice(None) if c in term else None for c in order)
+    dims = tuple(x.dims[term.index(c)] if c in term else () for c in order)
+    return TokenTensor(data[index], dims, x.tainted, x.origin)
+
+
+def _unbroadcast(x: TokenTensor, term: str, order: list[str]) -> TokenTensor:
+    absent = [i for i, c in enumerate(order) if c not in term]
+    if any(x.dims[i] for i in absent):
+        raise Lift("an einsum operand without the batch would have to be merged along")
+    present = [c for c in order if c in term]
+    data = x.data.squeeze(absent) if absent else x.data
+    back = [present.index(c) for c in term]
+    dims = tuple(x.dims[order.index(c)] for c in term)
+    return TokenTensor(data.permute(back), dims, x.tainted, x.origin)
+
+
+@rule(aten.conv1d.default, aten.conv2d.default, aten.conv3d.default)
+def convolution(
+    step: Step, x: TokenTensor, weight: TokenTensor, *args: Any, **kwargs: Any
+) -> TokenTensor:
+    """A convolution of width 1 is a linear layer per token; others see neighbours."""
+    bound = bind(step, (x, weight, *args), kwargs)
+    if x.merged and not (_is_width_one(bound) and not is_merged(x.dims[1])):
+        raise Lift("a convolution sees neighbouring tokens")
+    value = step(x, weight, *args, **kwargs)
+    keep = x.dims[2:] if _is_width_one(bound) else None
+    batched = len(x.dims) == len(weight.dims)
+    if not batched or keep is None:
+        first = (x.dims[0],) if batched else ()
+        fresh = step.fresh_like(step.value)
+        return TokenTensor(value, (*first, *fresh[len(first) :]))
+    return TokenTensor(value, (x.dims[0], step.fresh(1, step.value.shape[1]), *keep))
+
+
+def _is_width_one(bound: dict[str, Any]) -> bool:
+    def every(name: str, wanted: int) -> bool:
+        given = bound.get(name, wanted)
+        return all(v == wanted for v in ([given] if isinstance(given, int) else given))
+
+    kernel = bound["weight"].dense_shape[2:]
+    return (
+        all(isinstance(k, int) and k == 1 for k in kernel)
+        and every("stride", 1)
+        and every("padding", 0)
+    )

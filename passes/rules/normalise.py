@@ -1,0 +1,83 @@
+"""Softmax and the normalisation layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from pitome_fx.passes.axes import TokenTensor, is_merged
+from pitome_fx.passes.replay import Step, UnweightedEvent
+from pitome_fx.passes.rules.reduce import bind, over_tokens, weighted
+from pitome_fx.passes.rule import Lift, rule
+
+aten = torch.ops.aten
+
+
+@rule(aten.softmax.int, aten._softmax.default)
+def softmax(step: Step, x: TokenTensor, dim: int, *args: Any, **kwargs: Any) -> TokenTensor:
+    """softmax(score + log size), and of that each member's share (so that tokens sum to 1)."""
+    over = [dim % len(x.dims)]
+    if not over_tokens(x, over):
+        return TokenTensor(step(x, dim, *args, **kwargs), x.dims)
+    if not step.replay.proportional:
+        step.replay.unweighted.append(UnweightedEvent(step.node, x.dims[dim]))
+        value = TokenTensor(step(x, dim, *args, **kwargs), x.dims)
+    else:
+        value = TokenTensor(step(_plus_log_size(x, over), dim, *args, **kwargs), x.dims)
+    return weighted(value, over, aten.div.Tensor)
+
+
+@rule(aten.log_softmax.int, aten._log_softmax.default)
+def log_softmax(step: Step, x: TokenTensor, dim: int, *args: Any, **kwargs: Any) -> TokenTensor:
+    """The logarithm of the above."""
+    over = [dim % len(x.dims)]
+    if not over_tokens(x, over):
+        return TokenTensor(step(x, dim, *args, **kwargs), x.dims)
+    value = TokenTensor(step(_plus_log_size(x, over), dim, *args, **kwargs), x.dims)
+    return weighted(value, over, lambda data, size: data - size.log())
+
+
+def _plus_log_size(x: TokenTensor, over: Sequence[int]) -> TokenTensor:
+    return weighted(x, over, lambda data, size: data + size.log())
+
+
+@rule(aten.layer_norm, aten.rms_norm)
+def layer_norm(
+    step: Step, x: TokenTensor, normalized_shape: Sequence[int], *args: Any, **kwargs: Any
+) -> TokenTensor:
+    """Per token, if its statistics are over channels only."""
+    if any(is_merged(dim) for dim in x.dims[len(x.dims) - len(normalized_shape) :]):
+        raise Lift("a normalisation whose statistics include the token axis")
+    return TokenTensor(step(x, normalized_shape, *args, **kwargs), x.dims)
+
+
+@rule(aten.native_layer_norm.default)
+def native_layer_norm(
+    step: Step, x: TokenTensor, normalized_shape: Sequence[int], *args: Any
+) -> list[TokenTensor]:
+    """The same, with its statistics beside it."""
+    inner = len(x.dims) - len(normalized_shape)
+    if any(is_merged(dim) for dim in x.dims[inner:]):
+        raise Lift("a normalisation whose statistics include the token axis")
+    kept = (*x.dims[:inner], *[()] * len(normalized_shape))
+    out, mean, rstd = step(x, normalized_shape, *args)
+    return [TokenTensor(out, x.dims), TokenTensor(mean, kept), TokenTensor(rstd, kept)]
+
+
+@rule(aten.batch_norm.default)
+def batch_norm(step: Step, x: TokenTensor, *args: Any, **kwargs: Any) -> TokenTensor:
+    """Per token with running statistics; in training its statistics are over the tokens."""
+    training = bind(step, (x, *args), kwargs)["training"]
+    if x.merged and (training or is_merged(x.dims[1])):
+        raise Lift("a normalisation whose statistics include the token axis")
+    return TokenTensor(step(x, *args, **kwargs), x.dims)
+
+
+@rule(aten.group_norm.default, aten.instance_norm.default)
+def group_norm(step: Step, x: TokenTensor, *args: Any, **kwargs: Any) -> TokenTensor:
+    """Per token only where the tokens are the batch: statistics run over all other dimensions."""
+    if any(is_merged(dim) for dim in x.dims[1:]):
+        raise Lift("a normalisation whose statistics include the token axis")
+    return TokenTensor(step(x, *args, **kwargs), x.dims)

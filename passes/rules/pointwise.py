@@ -1,0 +1,63 @@
+"""Ops that act on each element alone: the same op, on fewer rows."""
+
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+
+from pitome_fx.passes.axes import TokenTensor
+from pitome_fx.passes.replay import Step
+from pitome_fx.passes.rule import pointwise_rule, rule
+
+aten = torch.ops.aten
+
+
+@pointwise_rule
+@rule(
+    aten.dropout,
+    aten.alpha_dropout,
+    aten.type_as,
+    aten.to,
+    aten.contiguous,
+    aten.clone,
+    aten.alias,
+    aten.detach,
+    aten.lift_fresh_copy,
+    aten.masked_fill,
+    aten.where.self,
+    aten.zeros_like,
+    aten.ones_like,
+    aten.full_like,
+    aten.empty_like,
+    aten.rand_like,
+    aten.randn_like,
+    aten.bernoulli,
+    aten._cast_Float,
+)
+def pointwise(step: Step, *args: Any, **kwargs: Any) -> TokenTensor:
+    """Broadcast the operands in common token spaces and run the op on them."""
+    leaves, spec = pytree.tree_flatten((args, kwargs))
+    at = [i for i, leaf in enumerate(leaves) if isinstance(leaf, TokenTensor)]
+    operands, dims = step.align(*(leaves[i] for i in at))
+    for i, operand in zip(at, operands, strict=True):
+        leaves[i] = operand
+    args, kwargs = pytree.tree_unflatten(leaves, spec)
+    return TokenTensor(step(*args, **kwargs), dims)
+
+
+@rule(
+    aten.new_zeros,
+    aten.new_ones,
+    aten.new_full,
+    aten.new_empty,
+)
+def new_tensor(step: Step, x: TokenTensor, size: Any, *args: Any, **kwargs: Any) -> TokenTensor:
+    """Only the dtype and device of x are used; the result has the dense size it asks for."""
+    value = step(x, size, *args, **kwargs)
+    return TokenTensor(value, step.fresh_like(value))
+
+
+@rule(aten.sym_size.int)
+def sym_size(step: Step, x: TokenTensor, dim: int) -> Any:
+    """Sizes are those of the dense program: shape arithmetic in the graph stays what it was."""
+    return x.dense_shape[dim]

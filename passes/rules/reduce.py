@@ -1,0 +1,178 @@
+"""Reductions: each group counts as often as it has members."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from pitome_fx.passes.axes import Dim, TokenTensor, is_merged, product
+from pitome_fx.passes.replay import Step
+from pitome_fx.passes.rule import Lift, rule
+from pitome_fx.passes.spaces import places, spread
+
+aten = torch.ops.aten
+
+
+def weighted(x: TokenTensor, dims: Sequence[int], combine: Callable[..., Any]) -> TokenTensor:
+    """x combined with the group sizes of every merged axis in ``dims`` (``mul``: x · size)."""
+    data = x.data
+    for d, a in places(x):
+        space = x.dims[d][a].space
+        if d in dims and space is not None:
+            size = spread(space.size, space, x.dims, (d, a)).to(data.dtype)
+            data = combine(data, size)
+    return TokenTensor(data, x.dims, x.tainted, x.origin)
+
+
+def reduced(
+    step: Step, x: TokenTensor, dim: Sequence[int] | int | None, keepdim: bool
+) -> tuple[list[int], tuple[Dim, ...]]:
+    """The dimensions reduced over, and those of the result."""
+    rank = len(x.dims)
+    given = [dim] if isinstance(dim, int) else list(dim or range(rank))
+    over = sorted({d % rank for d in given}) if rank else []
+    if keepdim:
+        return over, tuple(() if d in over else own for d, own in enumerate(x.dims))
+    return over, tuple(own for d, own in enumerate(x.dims) if d not in over)
+
+
+def over_tokens(x: TokenTensor, over: Sequence[int]) -> bool:
+    """Is one of these dimensions merged?"""
+    return any(is_merged(x.dims[d]) for d in over)
+
+
+@rule(aten.sum.dim_IntList, aten.sum.default)
+def sum_(
+    step: Step,
+    x: TokenTensor,
+    dim: Sequence[int] | None = None,
+    keepdim: bool = False,
+    *,
+    dtype: torch.dtype | None = None,
+) -> TokenTensor:
+    """Σ over tokens = Σ over groups of size · value."""
+    over, dims = reduced(step, x, dim, keepdim)
+    if not over_tokens(x, over):
+        return TokenTensor(_call(step, x, dim, keepdim, dtype), dims)
+    value = step.run(aten.sum.dim_IntList, weighted(x, over, aten.mul.Tensor), over, keepdim, dtype=dtype)
+    return TokenTensor(value, dims)
+
+
+@rule(aten.mean.dim, aten.mean.default)
+def mean(
+    step: Step,
+    x: TokenTensor,
+    dim: Sequence[int] | None = None,
+    keepdim: bool = False,
+    *,
+    dtype: torch.dtype | None = None,
+) -> TokenTensor:
+    """The size-weighted sum over the number of original tokens."""
+    over, dims = reduced(step, x, dim, keepdim)
+    if not over_tokens(x, over):
+        return TokenTensor(_call(step, x, dim, keepdim, dtype), dims)
+    total = step.run(aten.sum.dim_IntList, weighted(x, over, aten.mul.Tensor), over, keepdim, dtype=dtype)
+    return TokenTensor(total / product(x.dense_shape[d] for d in over), dims)
+
+
+def _call(
+    step: Step, x: TokenTensor, dim: Any, keepdim: bool, dtype: torch.dtype | None
+) -> Any:
+    if step.node.target in (aten.sum.default, aten.mean.default):
+        return step(x, dtype=dtype)
+    return step(x, dim, keepdim, dtype=dtype)
+
+
+@rule(aten.logsumexp.default)
+def logsumexp(step: Step, x: TokenTensor, dim: Sequence[int], keepdim: bool = False) -> TokenTensor:
+    """log Σ exp over tokens = log Σ exp over groups of value + log size."""
+    over, dims = reduced(step, x, dim, keepdim)
+    shifted = weighted(x, over, lambda data, size: data + size.log())
+    return TokenTensor(step(shifted, dim, keepdim), dims)
+
+
+@rule(aten.amax.default, aten.amin.default)
+def extremum(
+    step: Step, x: TokenTensor, dim: Sequence[int] | int = (), keepdim: bool = False
+) -> TokenTensor:
+    """The extremum over groups is that over their members."""
+    return TokenTensor(step(x, dim, keepdim), reduced(step, x, dim, keepdim)[1])
+
+
+@rule(aten.any.dim, aten.all.dim)
+def quantifier(step: Step, x: TokenTensor, dim: int, keepdim: bool = False) -> TokenTensor:
+    """What holds for some (all) groups holds for some (all) of their members."""
+    return TokenTensor(step(x, dim, keepdim), reduced(step, x, dim, keepdim)[1])
+
+
+@rule(aten.max.default, aten.min.default, aten.any.default, aten.all.default)
+def over_everything(step: Step, x: TokenTensor) -> TokenTensor:
+    """The same of all groups as of all tokens."""
+    return TokenTensor(step(x), ())
+
+
+@rule(
+    aten.var.correction,
+    aten.var.dim,
+    aten.std.correction,
+    aten.std.dim,
+    aten.linalg_vector_norm.default,
+    aten.norm.ScalarOpt_dim,
+    aten.prod.dim_int,
+    aten.argmax.default,
+    aten.argmin.default,
+)
+def within_tokens(step: Step, x: TokenTensor, *args: Any, **kwargs: Any) -> TokenTensor:
+    """Statistics within each token, e.g. over its channels; never over the tokens."""
+    bound = bind(step, (x, *args), kwargs)
+    over, dims = reduced(step, x, bound.get("dim"), bool(bound.get("keepdim", False)))
+    if over_tokens(x, over):
+        raise Lift("a statistic over tokens that groups do not determine")
+    return TokenTensor(step(x, *args, **kwargs), dims)
+
+
+@rule(aten.max.dim, aten.min.dim, aten.median.dim, aten.mode.default)
+def extremum_with_index(
+    step: Step, x: TokenTensor, dim: int = -1, keepdim: bool = False
+) -> list[TokenTensor]:
+    """Values and indices over another dimension; indices of groups would mean nothing."""
+    over, dims = reduced(step, x, dim, keepdim)
+    if over_tokens(x, over):
+        raise Lift("indices of tokens are asked for")
+    return [TokenTensor(value, dims) for value in step(x, dim, keepdim)]
+
+
+@rule(aten.topk.default, aten.sort.default, aten.sort.stable)
+def ordered(step: Step, x: TokenTensor, *args: Any, **kwargs: Any) -> list[TokenTensor]:
+    """Order within each token, e.g. of its channels."""
+    bound = bind(step, (x, *args), kwargs)
+    dim = bound.get("dim", -1) % len(x.dims)
+    if is_merged(x.dims[dim]):
+        raise Lift("tokens are ordered or selected by value")
+    new = step.fresh(dim, step.value[0].shape[dim])
+    dims = (*x.dims[:dim], new, *x.dims[dim + 1 :])
+    return [TokenTensor(value, dims) for value in step(x, *args, **kwargs)]
+
+
+@rule(aten.cumsum.default, aten.cumprod.default, aten.flip.default, aten.roll.default)
+def along_other_dims(step: Step, x: TokenTensor, *args: Any, **kwargs: Any) -> TokenTensor:
+    """Scans and shifts along another dimension leave the tokens alone."""
+    bound = bind(step, (x, *args), kwargs)
+    given = bound.get("dim", bound.get("dims"))
+    over = [given] if isinstance(given, int) else list(given or range(len(x.dims)))
+    over = [d % len(x.dims) for d in over]
+    if over_tokens(x, over):
+        raise Lift("the order of tokens matters")
+    dims = tuple(
+        step.fresh(d, size) if d in over else x.dims[d] for d, size in enumerate(step.value.shape)
+    )
+    return TokenTensor(step(x, *args, **kwargs), dims)
+
+
+def bind(step: Step, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments by the names of the op's schema."""
+    names = [argument.name for argument in step.node.target._schema.arguments]
+    return {**dict(zip(names, args, strict=False)), **kwargs}
+

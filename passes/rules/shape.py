@@ -1,0 +1,338 @@
+"""Ops that move elements without changing them: the same op with token counts replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from pitome_fx.passes.axes import (
+    Atom,
+    Dim,
+    Position,
+    Size,
+    TokenTensor,
+    fuse,
+    is_merged,
+    is_single,
+    length,
+    same_size,
+)
+from pitome_fx.passes.replay import Step
+from pitome_fx.passes.rule import Lift, rule
+
+aten = torch.ops.aten
+
+
+@rule(aten.view.default, aten.reshape, aten._unsafe_view)
+def view(step: Step, x: TokenTensor, shape: Sequence[Size]) -> TokenTensor:
+    """The literals of dimensions that carry merged tokens become their present lengths."""
+    dims = refactor(step, x, step.value.shape)
+    if not x.merged:
+        return TokenTensor(step(x, shape), dims)
+    sizes = [length(dim) if is_merged(dim) else size for dim, size in zip(dims, shape, strict=True)]
+    # A view of the dense tensor may be none of the merged one: merging changes strides.
+    return TokenTensor(step.run(aten.reshape.default, x, sizes), dims)
+
+
+@rule(aten.flatten.using_ints)
+def flatten(step: Step, x: TokenTensor, start_dim: int = 0, end_dim: int = -1) -> TokenTensor:
+    """Start and end say it all: no literal to replace."""
+    return TokenTensor(step(x, start_dim, end_dim), refactor(step, x, step.value.shape))
+
+
+@rule(aten.unflatten.int)
+def unflatten(step: Step, x: TokenTensor, dim: int, sizes: Sequence[Size]) -> TokenTensor:
+    """Like view, on one dimension."""
+    dims = refactor(step, x, step.value.shape)
+    if not x.merged:
+        return TokenTensor(step(x, dim, sizes), dims)
+    dim %= len(x.dims)
+    new = [
+        length(d) if is_merged(d) else size
+        for d, size in zip(dims[dim : dim + len(sizes)], sizes, strict=True)
+    ]
+    return TokenTensor(step(x, dim, new), dims)
+
+
+@rule(aten.squeeze)
+def squeeze(step: Step, x: TokenTensor, *dim: Any) -> TokenTensor:
+    """Only dimensions of size 1 go, and those are never merged."""
+    return TokenTensor(step(x, *dim), refactor(step, x, step.value.shape))
+
+
+@rule(aten.unsqueeze)
+def unsqueeze(step: Step, x: TokenTensor, dim: int) -> TokenTensor:
+    """One more dimension of size 1."""
+    return TokenTensor(step(x, dim), refactor(step, x, step.value.shape))
+
+
+def refactor(step: Step, x: TokenTensor, shape: Sequence[Size]) -> tuple[Dim, ...]:
+    """Dimensions of a reshape of x to the dense ``shape``, by factorising old against new.
+
+    Raises:
+        Lift: a merged axis would have to be split.
+    """
+    atoms = [atom for dim in x.dims if not is_single(dim) for atom in dim][::-1]
+    dims: list[Dim] = []
+    for place, size in enumerate(shape):
+        taken = _take(atoms, size)
+        if taken is None:
+            if any(atom.space is not None for atom in atoms):
+                raise Lift("a reshape splits or mixes the merged token axis")
+            return (*dims, *(step.fresh(d, shape[d]) for d in range(place, len(shape))))
+        dims.append(fuse(taken))
+    return tuple(dims)
+
+
+def _take(atoms: list[Atom], size: Size) -> list[Atom] | None:
+    """Pop from the end of ``atoms`` a product of ``size``, splitting the last one if it must."""
+    taken: list[Atom] = []
+    left = size
+    while not (isinstance(left, int) and left == 1):
+        if not atoms:
+            return None
+        atom = atoms.pop()
+        whole = atom.axis.size
+        if same_size(left, whole):
+            taken.append(atom)
+            return taken
+        if not isinstance(whole, int) or not isinstance(left, int):
+            left = _divide(left, whole)
+            if left is None:
+                atoms.append(atom)
+                return None
+            taken.append(atom)
+        elif left % whole == 0:
+            taken.append(atom)
+            left //= whole
+        elif whole % left == 0 and atom.space is None:
+            outer, inner = atom.axis.split(left, whole // left)
+            atoms.append(Atom(inner))
+            taken.append(Atom(outer))
+            return taken
+        else:
+            atoms.append(atom)
+            return None
+    return taken
+
+
+def _divide(size: Size, factor: Size) -> Size | None:
+    """size / factor where that is provably whole, for symbolic sizes."""
+    quotient = size // factor
+    return quotient if same_size(quotient * factor, size) else None
+
+
+@rule(aten.permute)
+def permute(step: Step, x: TokenTensor, dims: Sequence[int]) -> TokenTensor:
+    """Dimensions move with their axes."""
+    return TokenTensor(step(x, dims), tuple(x.dims[d] for d in dims))
+
+
+@rule(aten.transpose.int, aten.swapaxes, aten.swapdims)
+def transpose(step: Step, x: TokenTensor, dim0: int, dim1: int) -> TokenTensor:
+    """Two dimensions change places."""
+    dims = list(x.dims)
+    dims[dim0], dims[dim1] = dims[dim1], dims[dim0]
+    return TokenTensor(step(x, dim0, dim1), tuple(dims))
+
+
+@rule(aten.t, aten.numpy_T, aten.mT)
+def matrix_transpose(step: Step, x: TokenTensor) -> TokenTensor:
+    """The last two dimensions (of a matrix: all) change places."""
+    if len(x.dims) > 2 and step.node.target is aten.numpy_T.default:
+        return TokenTensor(step(x), x.dims[::-1])
+    return TokenTensor(step(x), (*x.dims[:-2], *x.dims[-2:][::-1]))
+
+
+@rule(aten.movedim.int, aten.movedim.intlist)
+def movedim(step: Step, x: TokenTensor, source: Any, destination: Any) -> TokenTensor:
+    """Dimensions move with their axes."""
+    rank = len(x.dims)
+    sources = [source] if isinstance(source, int) else list(source)
+    places = [destination] if isinstance(destination, int) else list(destination)
+    moved = {place % rank: s % rank for s, place in zip(sources, places, strict=True)}
+    rest = iter(d for d in range(rank) if d not in moved.values())
+    order = [moved[d] if d in moved else next(rest) for d in range(rank)]
+    return TokenTensor(step(x, source, destination), tuple(x.dims[d] for d in order))
+
+
+@rule(aten.expand)
+def expand(step: Step, x: TokenTensor, size: Sequence[Size], **kwargs: Any) -> TokenTensor:
+    """Merged dimensions keep their present length; those of size 1 grow into new axes."""
+    new = len(size) - len(x.dims)
+    dims = _expanded(step, x)
+    sizes = [-1 if i >= new and is_merged(dim) else n for i, (dim, n) in enumerate(zip(dims, size))]
+    return TokenTensor(step(x, sizes, **kwargs), dims)
+
+
+def _expanded(step: Step, x: TokenTensor) -> tuple[Dim, ...]:
+    shape = step.value.shape
+    new = len(shape) - len(x.dims)
+    return tuple(
+        x.dims[i - new] if i >= new and x.dims[i - new] else step.fresh(i, n, weak=True)
+        for i, n in enumerate(shape)
+    )
+
+
+@rule(aten.expand_as)
+def expand_as(step: Step, x: TokenTensor, other: TokenTensor) -> TokenTensor:
+    """x broadcast to the shape of other, in other's token spaces."""
+    (x, other), dims = step.align(x, other)
+    return TokenTensor(step(x, other), dims)
+
+
+@rule(aten.repeat)
+def repeat(step: Step, x: TokenTensor, repeats: Sequence[Size]) -> TokenTensor:
+    """Only dimensions repeated once keep their axis."""
+    new = len(repeats) - len(x.dims)
+    shape = step.value.shape
+    dims: list[Dim] = []
+    for i, times in enumerate(repeats):
+        dim = x.dims[i - new] if i >= new else ()
+        once = isinstance(times, int) and times == 1
+        if is_merged(dim) and not once:
+            raise Lift("tokens are repeated")
+        dims.append(dim if once else step.fresh(i, shape[i], weak=not dim))
+    return TokenTensor(step(x, repeats), tuple(dims))
+
+
+@rule(aten.select.int)
+def select(step: Step, x: TokenTensor, dim: int, index: Size) -> TokenTensor:
+    """Of merged tokens, only a protected one can be picked: its place is known."""
+    dim %= len(x.dims)
+    if is_merged(x.dims[dim]):
+        atom, low, _ = _cut(x.dims[dim], index, _next(index))
+        assert atom.space is not None
+        index = low.within(atom.space.count)
+    elif len(x.dims[dim]) == 1:
+        # Note which token is picked: detection protects it.
+        axis = x.dims[dim][0].axis
+        cut = _positions(axis.size, index, _next(index))
+        if cut is not None:
+            axis.window(*cut)
+    return TokenTensor(step(x, dim, index), (*x.dims[:dim], *x.dims[dim + 1 :]))
+
+
+def _next(index: Size) -> Size:
+    return 2**63 - 1 if isinstance(index, int) and index == -1 else index + 1
+
+
+@rule(aten.slice.Tensor)
+def slice_(
+    step: Step,
+    x: TokenTensor,
+    dim: int = 0,
+    start: Size | None = None,
+    end: Size | None = None,
+    stride: int = 1,
+) -> TokenTensor:
+    """Of merged tokens, a slice between protected positions is a window of the same groups."""
+    dim %= len(x.dims)
+    size = step.value.shape[dim]
+    whole = x.dims[dim]
+    if same_size(size, x.dense_shape[dim]):
+        return TokenTensor(step(x, dim, 0, 2**63 - 1), x.dims)
+    if stride != 1 or len(whole) != 1:
+        if is_merged(whole):
+            raise Lift("a strided slice of merged tokens")
+        part = step.fresh(dim, size)
+        return TokenTensor(step(x, dim, start, end, stride), _replaced(x.dims, dim, part))
+    if is_merged(whole):
+        atom, low, high = _cut(whole, start or 0, end)
+        assert atom.space is not None
+        part = (atom.space.window(low, high),)
+        start, end = low.within(atom.space.count), high.within(atom.space.count)
+        return TokenTensor(step(x, dim, start, end), _replaced(x.dims, dim, part))
+    cut = _positions(whole[0].axis.size, start or 0, end)
+    part = step.fresh(dim, size) if cut is None else (Atom(whole[0].axis.window(*cut)),)
+    return TokenTensor(step(x, dim, start, end), _replaced(x.dims, dim, part))
+
+
+def _replaced(dims: tuple[Dim, ...], dim: int, part: Dim) -> tuple[Dim, ...]:
+    return (*dims[:dim], part, *dims[dim + 1 :])
+
+
+def _positions(
+    size: Size, start: Size, end: Size | None
+) -> tuple[Position, Position] | None:
+    """Start and stop of a slice as positions, None where they are not known."""
+    low = _position(start, size)
+    high = _position(2**63 - 1 if end is None else end, size)
+    return None if low is None or high is None else (low, high)
+
+
+def _position(index: Size, size: Size) -> Position | None:
+    if isinstance(index, int) and index < 0:
+        if isinstance(size, int):
+            return Position.on(max(size + index, 0), size)
+        return Position(-index, True)
+    return Position.on(index, size)
+
+
+def _cut(dim: Dim, start: Size, end: Size | None) -> tuple[Atom, Position, Position]:
+    """Where a slice cuts a merged dimension."""
+    if len(dim) != 1 or dim[0].space is None:
+        raise Lift("a slice cuts a fused dimension")
+    cut = _positions(dim[0].axis.size, start, end)
+    if cut is None or not all(dim[0].space.cuts_at(position) for position in cut):
+        raise Lift("single tokens are picked that are not protected")
+    return dim[0], *cut
+
+
+@rule(aten.unbind.int)
+def unbind(step: Step, x: TokenTensor, dim: int = 0) -> list[TokenTensor]:
+    """Unbinding another dimension leaves the tokens alone."""
+    dim %= len(x.dims)
+    if is_merged(x.dims[dim]):
+        raise Lift("tokens are taken apart one by one")
+    dims = (*x.dims[:dim], *x.dims[dim + 1 :])
+    return [TokenTensor(part, dims) for part in step(x, dim)]
+
+
+@rule(aten.split.Tensor, aten.split.sizes, aten.split_with_sizes, aten.chunk, aten.tensor_split.sections)
+def split(step: Step, x: TokenTensor, how: Any, dim: int = 0) -> list[TokenTensor]:
+    """Parts of merged tokens are windows if they are cut at protected positions."""
+    dim %= len(x.dims)
+    sizes = [part.shape[dim] for part in step.value]
+    whole = x.dims[dim]
+    if is_merged(whole):
+        return _split_merged(step, x, sizes, dim)
+    parts: list[Dim] = []
+    start: Size = 0
+    for i, size in enumerate(sizes):
+        cut = _positions(whole[0].axis.size, start, start + size) if len(whole) == 1 else None
+        part = step.fresh(dim, size, output=i) if cut is None else (Atom(whole[0].axis.window(*cut)),)
+        parts.append(part)
+        start = start + size
+    return [
+        TokenTensor(data, _replaced(x.dims, dim, part))
+        for data, part in zip(step(x, how, dim), parts, strict=True)
+    ]
+
+
+def _split_merged(
+    step: Step, x: TokenTensor, sizes: list[Size], dim: int
+) -> list[TokenTensor]:
+    results = []
+    start: Size = 0
+    for size in sizes:
+        atom, low, high = _cut(x.dims[dim], start, start + size)
+        assert atom.space is not None
+        part = (atom.space.window(low, high),)
+        first, last = low.within(atom.space.count), high.within(atom.space.count)
+        data = step.run(aten.slice.Tensor, x, dim, first, last)
+        results.append(TokenTensor(data, _replaced(x.dims, dim, part)))
+        start = start + size
+    return results
+
+
+@rule(aten.narrow.default)
+def narrow(step: Step, x: TokenTensor, dim: int, start: Size, length: Size) -> TokenTensor:
+    """A slice by start and length."""
+    dim %= len(x.dims)
+    if not is_merged(x.dims[dim]):
+        value = step(x, dim, start, length)
+        return TokenTensor(value, _replaced(x.dims, dim, step.fresh(dim, step.value.shape[dim])))
+    return _split_merged(step, x, [start, length], dim)[1]

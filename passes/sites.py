@@ -1,0 +1,208 @@
+"""Where a graph attends: SDPA nodes, and softmaxes over products of two token tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.fx import GraphModule, Node
+
+from pitome_fx.passes.axes import Dim
+from pitome_fx.passes.replay import Labels
+
+aten = torch.ops.aten
+
+SDPA = aten.scaled_dot_product_attention.default
+SOFTMAX = (aten.softmax.int, aten._softmax.default)
+PRODUCTS = (
+    aten.matmul.default,
+    aten.bmm.default,
+    aten.baddbmm.default,
+    aten.einsum.default,
+)
+BETWEEN = (
+    aten.add.Tensor,
+    aten.sub.Tensor,
+    aten.mul.Tensor,
+    aten.mul.Scalar,
+    aten.div.Tensor,
+    aten.masked_fill.Scalar,
+    aten.masked_fill.Tensor,
+    aten.where.self,
+    aten.where.ScalarOther,
+    aten.to.dtype,
+    aten.view.default,
+    aten.reshape.default,
+    aten.contiguous.default,
+    aten.clone.default,
+    aten.expand.default,
+    aten.type_as.default,
+    aten.tanh.default,
+)
+
+
+@dataclass(frozen=True)
+class Mask:
+    """A mask or bias of an attention site. ``hides``: True where a key is hidden (masked_fill)."""
+
+    node: Node
+    hides: bool = False
+
+
+@dataclass(frozen=True)
+class Site:
+    """One attention site.
+
+    Attributes:
+        number: position among the graph's attention sites.
+        node: the SDPA or softmax node.
+        keys: the node of the keys, with the places of their token and feature dimension.
+        query_dim, key_dim: the dimensions that attend and are attended to.
+        masks: everything added to (or filled into) the scores.
+        is_causal: the op's own causal flag.
+    """
+
+    number: int
+    node: Node
+    query: Node
+    keys: Node
+    token_place: int
+    feature_place: int
+    query_dim: Dim
+    key_dim: Dim
+    masks: tuple[Mask, ...]
+    is_causal: bool
+
+    @property
+    def module(self) -> str:
+        """Path of the module that attends."""
+        return module_path(self.node)
+
+
+def module_path(node: Node) -> str:
+    """Where in the user's model a node comes from, '' if that is not known."""
+    stack = node.meta.get("nn_module_stack") or {}
+    paths = [entry[0] if isinstance(entry, tuple) else str(entry) for entry in stack.values()]
+    path = paths[-1] if paths else ""
+    for prefix in ("L['self'].", "L['self']", "self."):
+        path = path.removeprefix(prefix)
+    return path
+
+
+def find_sites(graph: GraphModule, labels: Labels) -> list[Site]:
+    """All attention sites in graph order."""
+    sites: list[Site] = []
+    for node in graph.graph.nodes:
+        if node.target == SDPA:
+            sites.append(_sdpa_site(len(sites), node, labels))
+        elif node.target in SOFTMAX:
+            site = _softmax_site(len(sites), node, labels)
+            if site is not None:
+                sites.append(site)
+    return sites
+
+
+def _sdpa_site(number: int, node: Node, labels: Labels) -> Site:
+    named: dict[str, Any] = dict(
+        zip(("query", "key", "value", "attn_mask", "dropout_p", "is_causal"), node.args)
+    )
+    named.update(node.kwargs)
+    mask = named.get("attn_mask")
+    q, k = named["query"], named["key"]
+    return Site(
+        number=number,
+        node=node,
+        query=q,
+        keys=k,
+        token_place=len(labels.dims[k]) - 2,
+        feature_place=len(labels.dims[k]) - 1,
+        query_dim=labels.dims[q][-2],
+        key_dim=labels.dims[k][-2],
+        masks=() if mask is None else (Mask(mask),),
+        is_causal=bool(named.get("is_causal", False)),
+    )
+
+
+def _softmax_site(number: int, node: Node, labels: Labels) -> Site | None:
+    scores = node.args[0]
+    dim: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+    dims = labels.dims[node]
+    if not isinstance(scores, Node) or dim % len(dims) != len(dims) - 1 or len(dims) < 3:
+        return None
+    product, masks = _product_behind(scores)
+    if product is None:
+        return None
+    operands = [n for n in product.all_input_nodes if n not in {mask.node for mask in masks}]
+    if len(operands) != 2:
+        return None
+    query, keys = operands
+    key_dim, query_dim = dims[-1], dims[-2]
+    key_dims = labels.dims[keys]
+    if not key_dim or key_dims.count(key_dim) != 1:
+        return None
+    inner = [d for d in key_dims if d and d in labels.dims[query] and d not in dims]
+    token = key_dims.index(key_dim)
+    if product.target != aten.einsum.default:
+        feature = len(key_dims) - 1 if token == len(key_dims) - 2 else len(key_dims) - 2
+    elif inner:
+        feature = key_dims.index(inner[-1])
+    else:
+        feature = len(key_dims) - 1
+    return Site(
+        number=number,
+        node=node,
+        query=query,
+        keys=keys,
+        token_place=token,
+        feature_place=feature,
+        query_dim=query_dim,
+        key_dim=key_dim,
+        masks=tuple(masks),
+        is_causal=False,
+    )
+
+
+def _product_behind(scores: Node) -> tuple[Node | None, list[Mask]]:
+    """The product that scores were computed from, and what was added or filled in between."""
+    masks: list[Mask] = []
+    node = scores
+    for _ in range(32):
+        if node.target in PRODUCTS:
+            if node.target == aten.baddbmm.default:
+                masks.append(Mask(node.args[0]))  # type: ignore[arg-type]
+            return node, masks
+        if node.target not in BETWEEN:
+            return None, []
+        sources = node.all_input_nodes
+        onward = [source for source in sources if _leads_to_product(source)]
+        if len(onward) != 1:
+            return None, []
+        filled = node.target in BETWEEN[5:7]
+        masks += [
+            Mask(source, hides=filled)
+            for source in sources
+            if source is not onward[0] and _rank(source) >= 2
+        ]
+        node = onward[0]
+    return None, []
+
+
+def _leads_to_product(node: Node) -> bool:
+    for _ in range(32):
+        if node.target in PRODUCTS:
+            return True
+        if node.target not in BETWEEN:
+            return False
+        sources = [source for source in node.all_input_nodes if _rank(source) >= 2]
+        if len(sources) > 1:
+            return any(_leads_to_product(source) for source in sources)
+        if not sources:
+            return False
+        node = sources[0]
+    return False
+
+
+def _rank(node: Node) -> int:
+    value = node.meta.get("val")
+    return value.dim() if isinstance(value, torch.Tensor) else 0

@@ -1,0 +1,30 @@
+"""Token merging as a compiler pass: ``torch.compile(model, backend="pitome")``."""
+
+from pitome_fx.algorithms import ALGORITHMS, Match, register
+from pitome_fx.errors import (
+    CaptureError,
+    OptionsError,
+    PitomeError,
+    PitomeWarning,
+    RefusedError,
+)
+from pitome_fx.frontends import explain, transform
+from pitome_fx.options import Options
+from pitome_fx.report import Report
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ALGORITHMS",
+    "CaptureError",
+    "Match",
+    "Options",
+    "OptionsError",
+    "PitomeError",
+    "PitomeWarning",
+    "RefusedError",
+    "Report",
+    "explain",
+    "register",
+    "transform",
+]

@@ -1,0 +1,47 @@
+"""PiToMe as released for text models: Gaussian-kernel energy and a split into halves."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from pitome_fx.algorithms.common import cosines, merge_order, total_energy, unit
+from pitome_fx.algorithms.registry import Match, register
+
+
+def text_margin(margin: float, index: int, total: int) -> float:
+    """m = margin − 0.25·i/L."""
+    return margin - 0.25 * index / total
+
+
+@register("pitome-text", margin_at=text_margin, blocks=(0, 1, 2))
+def pitome_text(
+    metric: Tensor, size: Tensor, padding: Tensor | None, k: int, margin: float, alpha: float
+) -> Match:
+    """Energy mean_j exp(−((1 − cos)/σ)²/2) / (σ√(2π)) with σ = 1 − m.
+
+    Of the 2k tokens of highest energy the higher half joins the lower half.
+    """
+    units = unit(metric)
+    sigma = 1 - margin
+    cos = units @ units.transpose(1, 2)
+    kernel = torch.exp(-(((1 - cos) / sigma) ** 2) / 2) / (sigma * math.sqrt(2 * math.pi))
+    order = merge_order(total_energy(kernel, padding), padding)
+    mergeable, rest = order[:, : 2 * k], order[:, 2 * k :]
+    if padding is not None:
+        mergeable = _halves_of_each_kind(mergeable, padding)
+    a, b = mergeable[:, :k], mergeable[:, k:]
+    best = cosines(units, a, b, padding).argmax(-1)
+    return Match(torch.cat([rest, b], 1), a, rest.shape[1] + best)
+
+
+def _halves_of_each_kind(mergeable: Tensor, padding: Tensor) -> Tensor:
+    """Reorder (B, 2k) so that either half holds half of the padding and half of the real tokens."""
+    is_padding = padding.gather(1, mergeable)
+    place = torch.arange(mergeable.shape[1], device=mergeable.device)
+    padded = is_padding.sum(-1, keepdim=True)
+    in_lower_half = torch.where(
+        is_padding, place >= padded // 2, place - padded >= (place.shape[0] - padded) // 2
+    )
+    by_half = torch.argsort(in_lower_half.to(torch.uint8), dim=-1, stable=True)
+    return mergeable.gather(1, by_half)

@@ -1,0 +1,21 @@
+"""Everything the library raises or warns with, as one small tree."""
+
+
+class PitomeError(Exception):
+    """Base of all errors raised by pitome_fx."""
+
+
+class OptionsError(PitomeError, ValueError):
+    """An option has a wrong name, type or range, or two options contradict each other."""
+
+
+class RefusedError(PitomeError, RuntimeError):
+    """Merging was asked for with ``strict=True`` and the model has nothing that may merge."""
+
+
+class CaptureError(PitomeError, RuntimeError):
+    """The program could not be turned into one ATen graph."""
+
+
+class PitomeWarning(UserWarning):
+    """The model runs dense, or merges less than asked for; the text says why."""

@@ -1,0 +1,222 @@
+"""transform and explain: the pass outside torch.compile."""
+
+from __future__ import annotations
+
+import copy
+import types
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.export import ExportedProgram
+from torch.export.graph_signature import ExportGraphSignature
+from torch.fx import GraphModule
+
+from pitome_fx.errors import PitomeWarning, RefusedError
+from pitome_fx.options import Options
+from pitome_fx.passes import pipeline
+from pitome_fx.passes.capture import capture_dynamo, capture_exported
+from pitome_fx.passes.pipeline import Outcome
+from pitome_fx.passes.reporting import make_report
+from pitome_fx.report import Report
+
+
+def transform(
+    program: torch.nn.Module | ExportedProgram,
+    args: Sequence[Any] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> GraphModule | ExportedProgram:
+    """The program on merged tokens, as a graph.
+
+    Args:
+        program: a module, a ``torch.fx.GraphModule``, or an ExportedProgram.
+        args, kwargs: example inputs; an ExportedProgram brings its own.
+        options: as in ``Options``, without the lowering.
+
+    Returns:
+        For an ExportedProgram a new ExportedProgram. Else a GraphModule that shares the module's
+        parameters and state-dict keys and is specialised to the train or eval mode it was made in
+        and to the shapes of the example inputs.
+
+    Raises:
+        OptionsError: an option is wrong.
+        RefusedError: nothing merges and ``strict=True``, or the program is transformed already.
+    """
+    parsed = Options.parse(options)
+    exported = export(program, args, kwargs)
+    _refuse_twice(exported)
+    result = exported if parsed.merges_nothing else _merged(exported, parsed)
+    if isinstance(program, ExportedProgram):
+        return result
+    return _fixed_to_mode(result.module(), program.training)
+
+
+def export(
+    program: torch.nn.Module | ExportedProgram,
+    args: Sequence[Any] | None,
+    kwargs: Mapping[str, Any] | None,
+) -> ExportedProgram:
+    """The program as an ExportedProgram; that of an ExportedProgram is itself."""
+    if isinstance(program, ExportedProgram):
+        return program
+    if not isinstance(program, torch.nn.Module):
+        raise TypeError(
+            f"cannot transform a {type(program).__name__}: expected an nn.Module, "
+            "a GraphModule or an ExportedProgram"
+        )
+    if args is None and not kwargs:
+        raise TypeError("transform(module, args, kwargs) needs example inputs to trace a module")
+    with _spelled_out_layers():
+        return torch.export.export(program, tuple(args or ()), dict(kwargs or {}), strict=False)
+
+
+@contextmanager
+def _spelled_out_layers() -> Iterator[None]:
+    """Trace nn.TransformerEncoderLayer op by op, not as its one fused inference op."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+def _refuse_twice(exported: ExportedProgram) -> None:
+    if any(is_pitome_op(node.target) for node in exported.graph.nodes):
+        raise RefusedError(
+            "this program is transformed already: it contains pitome ops. "
+            "Transform the original model, with the amount of merging you want in all."
+        )
+
+
+def is_pitome_op(target: Any) -> bool:
+    """Is it one of the ops a rewrite inserts?"""
+    return isinstance(target, torch._ops.OpOverload) and target.namespace == "pitome"
+
+
+def _merged(exported: ExportedProgram, options: Options) -> ExportedProgram:
+    outcome = pipeline.run(capture_exported(exported), options)
+    if outcome.rewritten is None:
+        reason = why_nothing_merges(outcome)
+        if options.strict:
+            raise RefusedError(reason)
+        warnings.warn(reason, PitomeWarning, stacklevel=3)
+        return exported
+    return _rebuild(exported, outcome.rewritten.graph)
+
+
+def why_nothing_merges(outcome: Outcome) -> str:
+    """One sentence on why a model runs dense."""
+    sites = make_report([outcome]).blocks
+    if not sites:
+        return "pitome: the model runs dense: no attention was found in it."
+    listed = "; ".join(
+        f"{site.module or 'attention'} #{site.number}: {site.reason}" for site in sites[:4]
+    )
+    more = f" (and {len(sites) - 4} more)" if len(sites) > 4 else ""
+    return f"pitome: the model runs dense: none of its attention may merge. {listed}{more}."
+
+
+def _rebuild(exported: ExportedProgram, graph: GraphModule) -> ExportedProgram:
+    """A new ExportedProgram around a rewritten graph with the same flat inputs and outputs."""
+    old_inputs = exported.graph.find_nodes(op="placeholder")
+    taken = {node.name for node in old_inputs}
+    for node in graph.graph.nodes:
+        if node.op != "placeholder" and node.name in taken:
+            node._rename(node.name + "_value")
+    for old, new in zip(old_inputs, graph.graph.find_nodes(op="placeholder"), strict=True):
+        new.name = new.target = old.name
+    renamed = _output_names(exported, graph)
+    graph.recompile()
+    signature = exported.graph_signature
+    outputs = copy.deepcopy(signature.output_specs)
+    for spec in outputs:
+        if getattr(spec.arg, "name", None) in renamed:
+            spec.arg.name = renamed[spec.arg.name]
+    calls = copy.deepcopy(exported.module_call_graph)
+    for entry in calls:
+        if entry.signature is not None:
+            for argument in entry.signature.outputs:
+                if getattr(argument, "name", None) in renamed:
+                    argument.name = renamed[argument.name]
+    return ExportedProgram(
+        root=graph,
+        graph=graph.graph,
+        graph_signature=ExportGraphSignature(copy.deepcopy(signature.input_specs), outputs),
+        state_dict=exported.state_dict,
+        range_constraints=exported.range_constraints,
+        module_call_graph=calls,
+        example_inputs=exported.example_inputs,
+        constants=exported.constants,
+        verifiers=exported.verifiers,
+    )
+
+
+def _output_names(exported: ExportedProgram, graph: GraphModule) -> dict[str, str]:
+    """Names of the outputs in the old graph → in the new one."""
+    old: Any = exported.graph.output_node().args[0]
+    new: Any = graph.graph.output_node().args[0]
+    return {
+        before.name: after.name
+        for before, after in zip(old, new, strict=True)
+        if isinstance(before, torch.fx.Node) and isinstance(after, torch.fx.Node)
+    }
+
+
+def _fixed_to_mode(module: GraphModule, training: bool) -> GraphModule:
+    """Switching between train and eval cannot change a traced graph: say so."""
+    made_in = "train" if training else "eval"
+
+    def switch(self: GraphModule, mode: bool = True) -> GraphModule:
+        if mode == training:
+            return self
+        wanted = "train" if mode else "eval"
+        raise RuntimeError(
+            f"this graph was transformed in {made_in} mode, which is traced into it. "
+            f"Call .{wanted}() on the original model and transform that."
+        )
+
+    def evaluate(self: GraphModule) -> GraphModule:
+        return switch(self, False)
+
+    module.training = training
+    module.train = types.MethodType(switch, module)  # type: ignore[method-assign]
+    module.eval = types.MethodType(evaluate, module)  # type: ignore[method-assign]
+    return module
+
+
+def explain(
+    model: torch.nn.Module | Any,
+    *args: Any,
+    options: Mapping[str, Any] | None = None,
+    **kwargs: Any,
+) -> Report:
+    """Run the model once through the pass and report what becomes of it.
+
+    Args:
+        model: a module or any callable that torch.compile takes; an ExportedProgram.
+        args, kwargs: inputs of the model.
+        options: as in ``Options``.
+
+    Raises:
+        OptionsError: an option is wrong.
+    """
+    parsed = Options.parse(options)
+    if isinstance(model, ExportedProgram):
+        return make_report([pipeline.run(capture_exported(model), parsed)])
+    outcomes: list[Outcome] = []
+
+    def record(graph: GraphModule, example_inputs: list[Any]) -> Any:
+        clock = pipeline.Clock()
+        with clock.stage("capture"):
+            program = capture_dynamo(graph, example_inputs)
+        outcome = pipeline.run(program, parsed, clock)
+        outcomes.append(outcome)
+        return graph.forward if outcome.rewritten is None else outcome.rewritten.graph.forward
+
+    torch.compile(model, backend=record)(*args, **kwargs)
+    return make_report(outcomes)
+

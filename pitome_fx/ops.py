@@ -1,0 +1,220 @@
+"""The nodes a rewritten graph is read by: ``torch.ops.pitome.*``.
+
+Registered as CompositeImplicitAutograd, they stay single nodes while the graph is traced and
+rewritten, and dissolve into ATen, autograd included, where it is lowered. Shapes: B batch,
+N tokens, N' groups, k = N − N' moved tokens, F features. Indices are int64, sizes float32
+(float64 for float64 metrics).
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import (
+    disable_proxy_modes_tracing,
+    get_proxy_mode,
+    track_tensor_tree,
+)
+
+from pitome_fx.algorithms import ALGORITHMS
+from pitome_fx.algorithms.common import take
+
+
+
+def _full_precision(x: Tensor) -> AbstractContextManager[None]:
+    """Autocast off, which would turn the float32 products of an op's body back into half ones."""
+    if not torch.amp.is_autocast_available(x.device.type):
+        return nullcontext()
+    return torch.autocast(x.device.type, enabled=False)
+
+
+LIBRARY = torch.library.Library("pitome", "DEF")
+
+
+def match(
+    metric: Tensor,
+    size: Tensor,
+    padding: Tensor | None,
+    algorithm: str,
+    k: int,
+    front: int,
+    back: int,
+    margin: float,
+    alpha: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Decide which k of the N tokens of metric (B, N, D) move into the group of another.
+
+    The first ``front`` and the last ``back`` tokens are protected: each keeps its place and stays
+    alone. Returns kept (B, N'), moved (B, k) and target (B, k) as in ``algorithms.Match``.
+    """
+    tokens = metric.shape[1]
+    inner = slice(front, tokens - back)
+    wide = torch.promote_types(metric.dtype, torch.float32)
+    with _full_precision(metric), torch.no_grad():
+        found = ALGORITHMS[algorithm].match(
+            metric[:, inner].detach().to(wide),
+            size[:, inner],
+            None if padding is None else padding[:, inner],
+            k,
+            margin,
+            alpha,
+        )
+    place = torch.arange(tokens, device=metric.device).expand(metric.shape[0], -1)
+    kept = torch.cat([place[:, :front], found.kept + front, place[:, tokens - back :]], 1)
+    return kept, found.moved + front, found.target + front
+
+
+def _joins(groups: int, target: Tensor) -> Tensor:
+    """(B, N', k) bool: does the moved token (last axis) join the group?"""
+    group = torch.arange(groups, device=target.device)
+    return group.view(1, -1, 1) == target.unsqueeze(1)
+
+
+def merge_size(size: Tensor, kept: Tensor, moved: Tensor, target: Tensor) -> Tensor:
+    """Sizes (B, N') of the groups that tokens of sizes (B, N) form; their sum is unchanged."""
+    joining = _joins(kept.shape[1], target) * size.gather(1, moved).unsqueeze(1)
+    return size.gather(1, kept) + joining.sum(-1)
+
+
+def merge(x: Tensor, size: Tensor, kept: Tensor, moved: Tensor, target: Tensor) -> Tensor:
+    """Size-weighted mean of each group: x (B, N, F) → (B, N', F).
+
+    A group of one keeps its value exactly. Half types are averaged in float32.
+    """
+    wide = torch.promote_types(x.dtype, torch.float32)
+    with _full_precision(x):
+        weight = size.to(wide)
+        joining = _joins(kept.shape[1], target) * weight.gather(1, moved).unsqueeze(1)
+        total = weight.gather(1, kept) + joining.sum(-1)
+        share = joining / total.unsqueeze(-1)
+        own = 1 - share.sum(-1, keepdim=True)
+        merged = torch.baddbmm(take(x, kept).to(wide) * own, share, take(x, moved).to(wide))
+        return merged.to(x.dtype)
+
+
+def assignment(kept: Tensor, moved: Tensor, target: Tensor) -> Tensor:
+    """The group of each token, (B, N) with values in [0, N')."""
+    batch, groups = kept.shape
+    index = torch.cat([kept, moved], 1)
+    group = torch.arange(groups, device=kept.device).expand(batch, -1)
+    return torch.empty_like(index).scatter(1, index, torch.cat([group, target], 1))
+
+
+def unmerge(x: Tensor, assign: Tensor) -> Tensor:
+    """Copy each group's value to its members: x (B, N', F), assign (B, N) → (B, N, F)."""
+    return take(x, assign)
+
+
+def project(x: Tensor, assign: Tensor, size: Tensor) -> Tensor:
+    """Plain mean over the members of each group: x (B, N, F) → (B, N', F)."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    zeros = x.new_zeros((x.shape[0], size.shape[1], x.shape[2]), dtype=wide)
+    total = zeros.scatter_add(1, assign.unsqueeze(-1).expand_as(x), x.to(wide))
+    return (total / size.unsqueeze(-1).to(wide)).to(x.dtype)
+
+
+def group_logsumexp(bias: Tensor, assign: Tensor, size: Tensor) -> Tensor:
+    """log Σ exp over the members of each group: bias (B, N, F) → (B, N', F).
+
+    What a merged key must be given as attention bias, so that it draws the attention that its
+    members would have drawn together. A group of −∞ alone stays −∞, with zero gradient.
+    """
+    wide = torch.promote_types(bias.dtype, torch.float32)
+    index = assign.unsqueeze(-1).expand_as(bias)
+    values = bias.to(wide)
+    shape = (bias.shape[0], size.shape[1], bias.shape[2])
+    with torch.no_grad():
+        lowest = values.new_full(shape, -torch.inf)
+        peak = lowest.scatter_reduce(1, index, values, "amax", include_self=True)
+        peak = torch.where(peak.isfinite(), peak, 0)
+    total = values.new_zeros(shape).scatter_add(1, index, torch.exp(values - peak.gather(1, index)))
+    empty = total == 0
+    log_total = torch.where(empty, 1, total).log() + peak
+    return torch.where(empty, -torch.inf, log_total).to(bias.dtype)
+
+
+def _match_shape(
+    metric: Tensor, size: Tensor, padding: Tensor | None, algorithm: str, k: int, *rest: object
+) -> tuple[Tensor, Tensor, Tensor]:
+    batch, tokens = metric.shape[:2]
+    kept = metric.new_empty((batch, tokens - k), dtype=torch.int64)
+    moved = metric.new_empty((batch, k), dtype=torch.int64)
+    return kept, moved, torch.empty_like(moved)
+
+
+def _merge_size_shape(size: Tensor, kept: Tensor, moved: Tensor, target: Tensor) -> Tensor:
+    return size.new_empty(kept.shape)
+
+
+def _merge_shape(
+    x: Tensor, size: Tensor, kept: Tensor, moved: Tensor, target: Tensor
+) -> Tensor:
+    return x.new_empty((*kept.shape, x.shape[2]))
+
+
+def _assignment_shape(kept: Tensor, moved: Tensor, target: Tensor) -> Tensor:
+    return kept.new_empty((kept.shape[0], kept.shape[1] + moved.shape[1]))
+
+
+def _unmerge_shape(x: Tensor, assign: Tensor) -> Tensor:
+    return x.new_empty((*assign.shape, x.shape[2]))
+
+
+def _group_shape(x: Tensor, assign: Tensor, size: Tensor) -> Tensor:
+    return x.new_empty((*size.shape, x.shape[2]))
+
+
+OPS: dict[str, tuple[Callable[..., Any], Callable[..., Any], str]] = {
+    "match": (
+        match,
+        _match_shape,
+        "(Tensor metric, Tensor size, Tensor? padding, str algorithm, SymInt k,"
+        " SymInt front, SymInt back, float margin, float alpha) -> (Tensor, Tensor, Tensor)",
+    ),
+    "merge_size": (
+        merge_size,
+        _merge_size_shape,
+        "(Tensor size, Tensor kept, Tensor moved, Tensor target) -> Tensor",
+    ),
+    "merge": (
+        merge,
+        _merge_shape,
+        "(Tensor x, Tensor size, Tensor kept, Tensor moved, Tensor target) -> Tensor",
+    ),
+    "assignment": (
+        assignment,
+        _assignment_shape,
+        "(Tensor kept, Tensor moved, Tensor target) -> Tensor",
+    ),
+    "unmerge": (unmerge, _unmerge_shape, "(Tensor x, Tensor assign) -> Tensor"),
+    "project": (project, _group_shape, "(Tensor x, Tensor assign, Tensor size) -> Tensor"),
+    "group_logsumexp": (
+        group_logsumexp,
+        _group_shape,
+        "(Tensor bias, Tensor assign, Tensor size) -> Tensor",
+    ),
+}
+"""Name → body, shapes of the result, schema."""
+
+for _name, (_body, _, _schema) in OPS.items():
+    LIBRARY.define(_name + _schema, tags=torch.Tag.pt2_compliant_tag)
+    LIBRARY.impl(_name, _body, "CompositeImplicitAutograd")
+
+
+def emit(name: str, *args: Any) -> Any:
+    """Call a pitome op; while a graph is traced, add its node without tracing through its body.
+
+    The tracer would run the body of some fifty ATen ops only to learn the shape of its result.
+    """
+    op = getattr(torch.ops.pitome, name).default
+    mode = get_proxy_mode()
+    if mode is None:
+        return op(*args)
+    proxies = pytree.tree_map(mode.tracer.unwrap_proxy, args)
+    proxy = mode.tracer.create_proxy("call_function", op, proxies, {}, name=name)
+    with disable_proxy_modes_tracing():
+        value = OPS[name][1](*args)
+    return track_tensor_tree(value, proxy, constant=None, tracer=mode.tracer)

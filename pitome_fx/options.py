@@ -1,0 +1,164 @@
+"""The options of the backend: one frozen dataclass, validated on construction."""
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pitome_fx.algorithms import ALGORITHMS
+from pitome_fx.errors import OptionsError
+
+AMOUNTS = ("ratio", "r", "flops", "schedule")
+DEFAULT_FLOPS = 0.6
+MIN_RATIO = 0.5
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to merge, how much, and how to lower the result.
+
+    At most one of the four amounts may be given; with none, ``flops=0.6``.
+
+    Attributes:
+        ratio: keep ratio per block, in [0.5, 1]; k = floor(T·(1 − ratio)) tokens go per block.
+        r: tokens removed per block, a non-negative int (at most T // 2 in any block).
+        flops: fraction of the model's FLOPs to keep, in (0, 1]; the planner solves for the ratio.
+        schedule: keep ratio of each mergeable block in order, each in [0.5, 1].
+        algorithm: name of a registered merging algorithm.
+        margin: margin m of the energy at the first block (PiToMe, Eq. 4).
+        alpha: weight α of dissimilar tokens in the energy (PiToMe, Eq. 4).
+        metric: what tokens are compared by, attention ``"keys"`` or ``"hidden"`` states.
+        protect: ``"auto"``, or the number of leading tokens that never merge.
+        proportional: add log(size) of each key's group to the attention scores.
+        blocks: numbers of the attention sites (as in the report) that may merge; None for all.
+        min_tokens: a block with fewer tokens than this does not merge.
+        lowering: ``"inductor"``, ``"eager"``, or the name of any other Dynamo backend.
+        lowering_options: options of that lowering (for Inductor: config patches and ``"mode"``).
+        strict: raise instead of falling back to the dense model.
+
+    Raises:
+        OptionsError: for a wrong type or range, or two amounts at once.
+    """
+
+    ratio: float | None = None
+    r: int | None = None
+    flops: float | None = None
+    schedule: tuple[float, ...] | None = None
+    algorithm: str = "pitome"
+    margin: float | None = None
+    alpha: float | None = None
+    metric: Literal["keys", "hidden"] | None = None
+    protect: Literal["auto"] | int = "auto"
+    proportional: bool = True
+    blocks: tuple[int, ...] | None = None
+    min_tokens: int = 8
+    lowering: str = "inductor"
+    lowering_options: Mapping[str, Any] = field(default_factory=dict)
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.schedule, Sequence) and not isinstance(self.schedule, str):
+            object.__setattr__(self, "schedule", tuple(self.schedule))
+        if isinstance(self.blocks, Sequence | range | set) and not isinstance(self.blocks, str):
+            object.__setattr__(self, "blocks", tuple(self.blocks))
+        for key, (allowed, valid) in _CHECKS.items():
+            value = getattr(self, key)
+            if not valid(value):
+                raise OptionsError(f"{key}={value!r} is not allowed: expected {allowed}.")
+        given = [key for key in AMOUNTS if getattr(self, key) is not None]
+        if len(given) > 1:
+            listed = ", ".join(f"{key}={getattr(self, key)!r}" for key in given)
+            raise OptionsError(
+                f"{listed}: these say the amount of merging more than once; "
+                f"give at most one of {', '.join(AMOUNTS)}."
+            )
+
+    @classmethod
+    def parse(cls, given: Mapping[str, Any] | None) -> "Options":
+        """Options from a plain mapping, as torch.compile passes them on."""
+        known = [f.name for f in dataclasses.fields(cls)]
+        for key in given or {}:
+            if key not in known:
+                near = difflib.get_close_matches(str(key), known, n=1)
+                hint = f" Did you mean {near[0]!r}?" if near else ""
+                raise OptionsError(
+                    f"unknown option {key!r} (value {(given or {})[key]!r}).{hint} "
+                    f"Valid options: {', '.join(known)}."
+                )
+        return cls(**(given or {}))
+
+    @property
+    def merges_nothing(self) -> bool:
+        """True where the amount asked for is no merging at all, so the model stays as it is."""
+        return (
+            self.ratio == 1
+            or self.flops == 1
+            or self.r == 0
+            or (self.schedule is not None and all(value == 1 for value in self.schedule))
+        )
+
+    def resolved(self) -> "Options":
+        """These options with the algorithm's own defaults and the default amount filled in."""
+        own = ALGORITHMS[self.algorithm]
+        no_amount = all(getattr(self, key) is None for key in AMOUNTS)
+        return dataclasses.replace(
+            self,
+            flops=DEFAULT_FLOPS if no_amount else self.flops,
+            margin=own.margin if self.margin is None else self.margin,
+            alpha=own.alpha if self.alpha is None else self.alpha,
+            metric=own.metric if self.metric is None else self.metric,
+            blocks=own.blocks if self.blocks is None else self.blocks,
+        )
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_real(value: Any) -> bool:
+    return _is_int(value) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _is_ratio(value: Any) -> bool:
+    return _is_real(value) and MIN_RATIO <= value <= 1
+
+
+def _optional(valid: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or valid(value)
+
+
+def _all_of(valid: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, tuple) and all(valid(item) for item in value)
+
+
+_CHECKS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "ratio": ("a keep ratio in [0.5, 1]", _optional(_is_ratio)),
+    "r": ("a non-negative int, tokens removed per block", _optional(lambda v: _is_int(v) and v >= 0)),
+    "flops": ("a fraction of FLOPs in (0, 1]", _optional(lambda v: _is_real(v) and 0 < v <= 1)),
+    "schedule": (
+        "a non-empty list of keep ratios in [0.5, 1], one per mergeable block",
+        _optional(lambda v: _all_of(_is_ratio)(v) and len(v) > 0),
+    ),
+    "algorithm": (
+        f"one of {', '.join(sorted(ALGORITHMS))}",
+        lambda v: isinstance(v, str) and v in ALGORITHMS,
+    ),
+    "margin": ("a number in [-1, 1)", _optional(lambda v: _is_real(v) and -1 <= v < 1)),
+    "alpha": ("a non-negative number", _optional(lambda v: _is_real(v) and v >= 0)),
+    "metric": ("'keys' or 'hidden'", _optional(lambda v: v in ("keys", "hidden"))),
+    "protect": (
+        "'auto' or a non-negative int, the number of leading tokens that never merge",
+        lambda v: v == "auto" or (_is_int(v) and v >= 0),
+    ),
+    "proportional": ("True or False", lambda v: isinstance(v, bool)),
+    "blocks": (
+        "a list of attention-site numbers (non-negative ints)",
+        _optional(_all_of(lambda v: _is_int(v) and v >= 0)),
+    ),
+    "min_tokens": ("an int of at least 2", lambda v: _is_int(v) and v >= 2),
+    "lowering": ("the name of a lowering", lambda v: isinstance(v, str) and bool(v)),
+    "lowering_options": ("a mapping", lambda v: isinstance(v, Mapping)),
+    "strict": ("True or False", lambda v: isinstance(v, bool)),
+}

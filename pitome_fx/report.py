@@ -1,0 +1,122 @@
+"""The report: a verdict for every attention site, and what the rewrite cost."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+@dataclass(frozen=True)
+class BlockReport:
+    """One attention site.
+
+    Attributes:
+        number: position among the attention sites, as the option ``blocks`` counts them.
+        graph: which graph of the model (graph breaks make several).
+        module: path of the module that attends.
+        tokens_before, tokens_after: token counts around its merge (hints if symbolic).
+        merged: did tokens merge here?
+        reason: why not; None if they did.
+    """
+
+    number: int
+    graph: int
+    module: str
+    tokens_before: int
+    tokens_after: int
+    merged: bool
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where tokens were unmerged (a lift) or a dense tensor was merged along (a projection)."""
+
+    graph: int
+    module: str
+    op: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the pass made of a model.
+
+    Attributes:
+        blocks: one per attention site, over all graphs.
+        lifts: where tokens had to be unmerged, and why.
+        projections: which dense tensors were merged along, and why.
+        flops_before, flops_after: per call, matching and merging included.
+        algorithm: the merging algorithm.
+        proportional: whether attention got its log-size term.
+        notes: what else the user should know.
+        seconds: wall time of the pass by stage, summed over the graphs.
+    """
+
+    blocks: tuple[BlockReport, ...]
+    lifts: tuple[Place, ...]
+    projections: tuple[Place, ...]
+    flops_before: int
+    flops_after: int
+    algorithm: str
+    proportional: bool
+    notes: tuple[str, ...]
+    seconds: dict[str, float]
+
+    @property
+    def merged(self) -> int:
+        """Number of blocks that merge."""
+        return sum(block.merged for block in self.blocks)
+
+    def to_json(self, **kwargs: Any) -> str:
+        """All of it as JSON; keyword arguments go to ``json.dumps``."""
+        return json.dumps(asdict(self), **kwargs)
+
+    def __str__(self) -> str:
+        out = io.StringIO()
+        console = Console(file=out, width=118, highlight=False)
+        console.print(self._blocks_table())
+        for title, places in (("Unmerged at", self.lifts), ("Merged along", self.projections)):
+            if places:
+                console.print(f"{title}: " + "; ".join(_summary(places)))
+        kept = self.flops_after / self.flops_before if self.flops_before else 1.0
+        console.print(
+            f"{self.merged} of {len(self.blocks)} attention sites merge; "
+            f"{self.flops_before / 1e9:.3f} → {self.flops_after / 1e9:.3f} GFLOPs "
+            f"({kept:.1%} of the dense model)"
+        )
+        if not self.proportional:
+            console.print("Attention is not proportional: merged keys count as one token each.")
+        for note in self.notes:
+            console.print(f"Note: {note}")
+        return out.getvalue().rstrip()
+
+    def _blocks_table(self) -> Table:
+        table = Table(title=f"Token merging ({self.algorithm})", title_justify="left")
+        for name in ("#", "module", "tokens", "verdict"):
+            table.add_column(name, justify="right" if name in ("#", "tokens") else "left")
+        for block in self.blocks:
+            tokens = f"{block.tokens_before} → {block.tokens_after}"
+            verdict = "merged" if block.merged else f"dense: {block.reason}"
+            table.add_row(
+                str(block.number),
+                block.module or "(top level)",
+                tokens if block.merged else str(block.tokens_before),
+                verdict,
+            )
+        return table
+
+
+def _summary(places: Iterable[Place]) -> list[str]:
+    """Places by module and reason, each once, with a count."""
+    counts: dict[str, int] = {}
+    for place in places:
+        key = f"{place.module or 'the graph'} ({place.op}: {place.why})"
+        counts[key] = counts.get(key, 0) + 1
+    return [key if n == 1 else f"{key} ×{n}" for key, n in counts.items()]

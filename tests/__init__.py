@@ -1,0 +1,1 @@
+"""Tests; each states a law or a fact of the library."""

@@ -1,0 +1,28 @@
+"""What every test starts from: fixed seeds, a fresh compiler and an empty compile cache."""
+
+import random
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch._dynamo
+
+from tests.support.torchvision_shim import define_missing_ops
+
+define_missing_ops()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _fresh_inductor_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """An entry left by an earlier run could hide a bug that this one has."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _fresh_state() -> None:
+    """Each test draws the same numbers and compiles anew, whichever tests ran before it."""
+    random.seed(0)
+    torch.manual_seed(0)
+    torch._dynamo.reset()
