@@ -84,10 +84,18 @@ class VisionTransformer(nn.Module):
         width = config.width
         self.patches = nn.Conv2d(config.channels, width, config.patch, config.patch)
         self.cls = nn.Parameter(torch.zeros(1, 1, width))
-        self.positions = nn.Parameter(torch.randn(1, 1 + config.grid**2, width) * 0.02)
+        self.positions = nn.Parameter(torch.randn(1, 1 + config.grid**2, width) * 0.5)
         self.blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.depth))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, config.classes)
+        self._shrink_branches()
+
+    @torch.no_grad()
+    def _shrink_branches(self) -> None:
+        """Scale what each branch adds by 1/√(branches): a small data set is learnt far sooner."""
+        for block in self.blocks:
+            for layer in (block.attn.proj, block.mlp[-1]):
+                layer.weight /= math.sqrt(2 * len(self.blocks))
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.patches(images).flatten(2).transpose(1, 2)
@@ -129,7 +137,7 @@ def load_digits() -> Digits:
 class Recipe:
     """How the digits model is trained; `max_seconds` is wall-clock time."""
 
-    epochs: int = 30
+    epochs: int = 20
     batch: int = 32
     lr: float = 1e-3
     weight_decay: float = 0.05

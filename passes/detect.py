@@ -92,6 +92,7 @@ def detect(program: Program, protect: int | None) -> Detection:
     whole_axes: dict[Dim, Axis] = {}
     sites = find_sites(program.graph, labels)
     for site in sites:
+        _look_at_masks(site, masks)
         try:
             block = _block(site, program, labels, masks, constant, order, whole_axes, protect)
             blocks.append(block)
@@ -141,6 +142,13 @@ def _block(
     front, back = _protected(axis, tokens, labels, constant, protect)
     batch = _batch_axes(dims, place, labels.dims[site.node], site, labels)
     return Block(site, point, place, axis, batch, front, back, padding)
+
+
+def _look_at_masks(site: Site, masks: Masks) -> None:
+    """Answer now what the rewrite will ask: masks are evaluated outside of any tracing."""
+    for mask in site.masks:
+        masks.kind(mask.node, mask.hides)
+        masks.varies_along(mask.node, -2)
 
 
 def _padding(site: Site, masks: Masks) -> Mask | None:

@@ -58,7 +58,8 @@ def _is_private(target: Node, write: Node, order: dict[Node, int]) -> bool:
         return False
     storage = _storage(target)
     for node in order:
-        if node in (target, write) or _storage(node) != storage:
+        own = _storage(node)
+        if node in (target, write) or own is None or own != storage:
             continue
         if node.op != "call_function" or any(
             order[user] > order[write] for user in node.users if user in order

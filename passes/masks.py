@@ -47,6 +47,7 @@ ROWWISE = (
     aten.slice.Tensor,
     aten.type_as.default,
 )
+LOGICAL = ("__and__", "__or__", "__xor__", "where", "masked_fill")
 CONSTANT_FILL = ("zeros", "ones", "full", "zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full")
 
 
@@ -68,6 +69,7 @@ class Masks:
 
     parameters: frozenset[Node]
     constants: frozenset[Node]
+    _kinds: dict[tuple[Node, bool], MaskKind] = field(default_factory=dict)
     _varies: dict[Node, tuple[bool, ...]] = field(default_factory=dict)
     _values: dict[Node, Any] = field(default_factory=dict)
     _numbers: dict[Any, int] = field(default_factory=dict)
@@ -75,6 +77,11 @@ class Masks:
 
     def kind(self, mask: Node, hides: bool = False) -> MaskKind:
         """What a mask (…, Q, K) does to the scores; ``hides``: its True hides a key."""
+        if (mask, hides) not in self._kinds:
+            self._kinds[mask, hides] = self._judge(mask, hides)
+        return self._kinds[mask, hides]
+
+    def _judge(self, mask: Node, hides: bool) -> MaskKind:
         value = self.evaluate(mask)
         if value is not None:
             return self._kind_of_value(~value if hides else value)
@@ -192,7 +199,7 @@ class Masks:
         if name in CONSTANT_FILL:
             return (False,) * rank
         if name in ("expand", "to", "contiguous", "clone", "alias", "type_as", "expand_as") or (
-            torch.Tag.pointwise in node.target.tags or name in ("where", "masked_fill")
+            torch.Tag.pointwise in node.target.tags or name in LOGICAL
         ):
             return self._broadcast([n for n in node.all_input_nodes if _is_tensor(n)], rank)
         moved = self._moved(node, name, rank)

@@ -25,6 +25,9 @@ aten = torch.ops.aten
     aten.lift_fresh_copy,
     aten.masked_fill,
     aten.where.self,
+    aten.__and__,
+    aten.__or__,
+    aten.__xor__,
     aten.zeros_like,
     aten.ones_like,
     aten.full_like,
@@ -61,3 +64,11 @@ def new_tensor(step: Step, x: TokenTensor, size: Any, *args: Any, **kwargs: Any)
 def sym_size(step: Step, x: TokenTensor, dim: int) -> Any:
     """Sizes are those of the dense program: shape arithmetic in the graph stays what it was."""
     return x.dense_shape[dim]
+
+
+@rule(aten._assert_tensor_metadata.default)
+def assert_metadata(
+    step: Step, x: TokenTensor, size: Any = None, stride: Any = None, *args: Any, **kwargs: Any
+) -> None:
+    """Dtype and device hold as before; size and stride were those of the dense tensor."""
+    step(x, size if not x.merged else None, stride if not x.merged else None, *args, **kwargs)
