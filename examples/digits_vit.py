@@ -139,7 +139,7 @@ class Recipe:
 
     epochs: int = 20
     batch: int = 32
-    lr: float = 1e-3
+    lr: float = 2e-3
     weight_decay: float = 0.05
     warmup: float = 0.05
     label_smoothing: float = 0.1

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pitome_fx.passes.axes import Atom, Dim, TokenTensor, is_merged, is_single, is_weak, length
+from pitome_fx.passes.moves import project
 from pitome_fx.passes.rule import Lift
-from pitome_fx.passes.spaces import project
 
 if TYPE_CHECKING:
     from pitome_fx.passes.replay import Step

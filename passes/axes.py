@@ -27,6 +27,11 @@ def same_size(a: Size, b: Size) -> bool:
     return statically_known_true(a == b)
 
 
+def hint(size: Size) -> int:
+    """The size, or for a symbolic one the size it was traced with."""
+    return size if isinstance(size, int) else int(size.node.hint)
+
+
 def product(sizes: Iterable[Size]) -> Size:
     """Product of sizes, 1 for none."""
     return math.prod(sizes)

@@ -316,4 +316,3 @@ def _covered(index: Size, size: Size, front: int, back: int) -> bool:
 def _too_deep(position: Position, size: Size) -> bool:
     """A cut through the middle: protecting all up to it would leave too little to merge."""
     return isinstance(size, int) and position.offset > max(1, size // 4)
-

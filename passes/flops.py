@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from pitome_fx.passes.axes import hint
+
 aten = torch.ops.aten
 
 COSTLY = frozenset(
@@ -73,7 +75,7 @@ class _Shape:
     """A tensor's shape and dtype, as a cache key that can be made a meta tensor again."""
 
     def __init__(self, x: Tensor) -> None:
-        self.shape = tuple(_hint(size) for size in x.shape)
+        self.shape = tuple(hint(size) for size in x.shape)
         self.dtype = x.dtype
 
     def __repr__(self) -> str:
@@ -86,8 +88,4 @@ class _Shape:
 def _described(value: Any) -> Any:
     if isinstance(value, Tensor):
         return _Shape(value)
-    return _hint(value)
-
-
-def _hint(value: Any) -> Any:
-    return value.node.hint if isinstance(value, torch.SymInt) else value
+    return hint(value) if isinstance(value, torch.SymInt) else value

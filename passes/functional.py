@@ -53,7 +53,9 @@ def _is_private(target: Node, write: Node, order: dict[Node, int]) -> bool:
     value = target.meta.get("val")
     if not isinstance(value, Tensor) or target.op != "call_function":
         return False
-    same_dtype = isinstance(write.meta.get("val"), Tensor) and write.meta["val"].dtype == value.dtype
+    same_dtype = (
+        isinstance(write.meta.get("val"), Tensor) and write.meta["val"].dtype == value.dtype
+    )
     if not same_dtype or write.meta["val"].shape != value.shape or value._base is not None:
         return False
     storage = _storage(target)

@@ -48,7 +48,17 @@ ROWWISE = (
     aten.type_as.default,
 )
 LOGICAL = ("__and__", "__or__", "__xor__", "where", "masked_fill")
-CONSTANT_FILL = ("zeros", "ones", "full", "zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full")
+CONSTANT_FILL = (
+    "zeros",
+    "ones",
+    "full",
+    "zeros_like",
+    "ones_like",
+    "full_like",
+    "new_zeros",
+    "new_ones",
+    "new_full",
+)
 
 
 def is_masking(values: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.fx import Node
 from torch.fx import traceback as fx_traceback
 
-from pitome_fx.passes import spaces
+from pitome_fx.passes import moves
 from pitome_fx.passes.align import align
 from pitome_fx.passes.axes import Atom, Axis, Dim, Size, TokenTensor
 from pitome_fx.passes.masks import Masks
@@ -178,7 +178,7 @@ class Replay:
         if not x.merged:
             return x
         if id(x.data) not in self._lifted:
-            self._lifted[id(x.data)] = (x, spaces.lift(x))
+            self._lifted[id(x.data)] = (x, moves.lift(x))
         return self._lifted[id(x.data)][1]
 
     def record_projection(

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch.fx import Node
 
-from pitome_fx.passes.axes import Size, dense_length
+from pitome_fx.passes.axes import dense_length, hint
 from pitome_fx.passes.flops import FlopCounter
 from pitome_fx.passes.pipeline import Outcome
 from pitome_fx.passes.sites import Site, module_path
@@ -50,10 +50,12 @@ def _block(graph: int, outcome: Outcome, site: Site) -> BlockReport:
     if outcome.rewritten is not None and point is not None:
         for merged in outcome.rewritten.merges:
             if merged.plan.block.point is point:
-                counts = _hint(merged.before), _hint(merged.after)
+                counts = hint(merged.before), hint(merged.after)
                 return BlockReport(site.number, graph, site.module, *counts, True, None)
-    tokens = _hint(dense_length(site.query_dim))
-    return BlockReport(site.number, graph, site.module, tokens, tokens, False, _reason(outcome, site))
+    tokens = hint(dense_length(site.query_dim))
+    return BlockReport(
+        site.number, graph, site.module, tokens, tokens, False, _reason(outcome, site)
+    )
 
 
 def _reason(outcome: Outcome, site: Site) -> str:
@@ -90,7 +92,3 @@ def _where(node: Node, operand: Node | None) -> str:
 def _op(node: Node) -> str:
     target: Any = node.target
     return str(target) if node.op != "output" else "output"
-
-
-def _hint(size: Size) -> int:
-    return size if isinstance(size, int) else int(size.node.hint)

@@ -9,16 +9,17 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from pitome_fx.ops import emit
 from pitome_fx.options import Options
 from pitome_fx.passes.align import with_batch, with_dim
-from pitome_fx.ops import emit
 from pitome_fx.passes.axes import Atom, Size, TokenTensor, is_merged, length
 from pitome_fx.passes.capture import Program, trace
 from pitome_fx.passes.detect import Block, Detection
 from pitome_fx.passes.masks import is_masking
+from pitome_fx.passes.moves import rows_of
 from pitome_fx.passes.plan import Merge, Plan
 from pitome_fx.passes.replay import LiftEvent, ProjectEvent, Replay, UnweightedEvent
-from pitome_fx.passes.spaces import TokenSpace, merged_space, rows_of
+from pitome_fx.passes.spaces import TokenSpace, merged_space
 
 aten = torch.ops.aten
 
@@ -124,7 +125,9 @@ class Merger:
         rows = rows_of(x, place, block.batch)
         metric = rows.data if self.options.metric == "hidden" else _mean_keys(keys, block)
         size = _ones(metric) if parent is None else parent.size
-        step = emit("match", metric,
+        step = emit(
+            "match",
+            metric,
             size,
             padding,
             self.options.algorithm,
@@ -191,7 +194,11 @@ def _padding_rows(mask: TokenTensor, keys: TokenTensor, block: Block) -> Tensor:
     named = TokenTensor(data, (*dims[:-1], tokens))
     target = (*lead, (), tokens)
     batched = with_batch(named, target, [-1], 0)
-    rows = rows_of(TokenTensor(batched.data, (*batched.dims[:-1], tokens)), (len(batched.dims) - 1, 0), block.batch)
+    rows = rows_of(
+        TokenTensor(batched.data, (*batched.dims[:-1], tokens)),
+        (len(batched.dims) - 1, 0),
+        block.batch,
+    )
     return rows.data[..., 0]
 
 
@@ -227,4 +234,3 @@ def _mean_keys(keys: TokenTensor, block: Block) -> Tensor:
 def _ones(metric: Tensor) -> Tensor:
     wide = torch.promote_types(metric.dtype, torch.float32)
     return metric.new_ones(metric.shape[:2], dtype=wide)
-

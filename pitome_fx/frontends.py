@@ -219,4 +219,3 @@ def explain(
 
     torch.compile(model, backend=record)(*args, **kwargs)
     return make_report(outcomes)
-

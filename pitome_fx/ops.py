@@ -23,7 +23,6 @@ from pitome_fx.algorithms import ALGORITHMS
 from pitome_fx.algorithms.common import take
 
 
-
 def _full_precision(x: Tensor) -> AbstractContextManager[None]:
     """Autocast off, which would turn the float32 products of an op's body back into half ones."""
     if not torch.amp.is_autocast_available(x.device.type):
@@ -149,9 +148,7 @@ def _merge_size_shape(size: Tensor, kept: Tensor, moved: Tensor, target: Tensor)
     return size.new_empty(kept.shape)
 
 
-def _merge_shape(
-    x: Tensor, size: Tensor, kept: Tensor, moved: Tensor, target: Tensor
-) -> Tensor:
+def _merge_shape(x: Tensor, size: Tensor, kept: Tensor, moved: Tensor, target: Tensor) -> Tensor:
     return x.new_empty((*kept.shape, x.shape[2]))
 
 

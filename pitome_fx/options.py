@@ -135,7 +135,10 @@ def _all_of(valid: Callable[[Any], bool]) -> Callable[[Any], bool]:
 
 _CHECKS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "ratio": ("a keep ratio in [0.5, 1]", _optional(_is_ratio)),
-    "r": ("a non-negative int, tokens removed per block", _optional(lambda v: _is_int(v) and v >= 0)),
+    "r": (
+        "a non-negative int, tokens removed per block",
+        _optional(lambda v: _is_int(v) and v >= 0),
+    ),
     "flops": ("a fraction of FLOPs in (0, 1]", _optional(lambda v: _is_real(v) and 0 < v <= 1)),
     "schedule": (
         "a non-empty list of keep ratios in [0.5, 1], one per mergeable block",

@@ -12,6 +12,7 @@
 An op that none of them names is lifted.
 """
 
+from pitome_fx.passes.rule import Lift, registered, rule, rule_for
 from pitome_fx.passes.rules import (
     attention,
     contract,
@@ -22,7 +23,6 @@ from pitome_fx.passes.rules import (
     reduce,
     shape,
 )
-from pitome_fx.passes.rule import Lift, registered, rule, rule_for
 
 __all__ = [
     "Lift",

@@ -10,9 +10,9 @@ from torch import Tensor
 from pitome_fx.passes.align import align_along, with_batch
 from pitome_fx.passes.axes import Dim, TokenTensor, is_merged
 from pitome_fx.passes.masks import MaskKind
+from pitome_fx.passes.moves import logsumexp_keys, project, rows_of, spread
 from pitome_fx.passes.replay import Step, UnweightedEvent
 from pitome_fx.passes.rule import Lift, rule
-from pitome_fx.passes.spaces import logsumexp_keys, project, rows_of, spread
 
 aten = torch.ops.aten
 

@@ -10,8 +10,8 @@ import torch
 from pitome_fx.passes.align import align_along
 from pitome_fx.passes.axes import Dim, TokenTensor, is_merged
 from pitome_fx.passes.replay import Step
-from pitome_fx.passes.rules.reduce import bind, weighted
 from pitome_fx.passes.rule import Lift, rule
+from pitome_fx.passes.rules.reduce import bind, weighted
 
 aten = torch.ops.aten
 
@@ -113,9 +113,7 @@ def _letters(
     if any(x.merged for x in operands):
         operands = [_broadcast(x, term, order) for x, term in zip(operands, letters, strict=True)]
         operands, _ = step.align(*operands)
-        operands = [
-            _unbroadcast(x, term, order) for x, term in zip(operands, letters, strict=True)
-        ]
+        operands = [_unbroadcast(x, term, order) for x, term in zip(operands, letters, strict=True)]
     named: dict[str, Dim] = {}
     for term, x in zip(letters, operands, strict=True):
         for c, dim in zip(term, x.dims, strict=True):

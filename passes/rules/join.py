@@ -81,9 +81,7 @@ def _is_protected(axis: Axis, space: TokenSpace) -> bool:
     return start.from_end == stop.from_end and space.cuts_at(start) and space.cuts_at(stop)
 
 
-def _joined_merged(
-    new: Dim, parts: list[Dim], tensors: Sequence[TokenTensor], dim: int
-) -> Dim:
+def _joined_merged(new: Dim, parts: list[Dim], tensors: Sequence[TokenTensor], dim: int) -> Dim:
     pieces = []
     for part, x in zip(parts, tensors, strict=True):
         if is_merged(part) and len(part) != 1:

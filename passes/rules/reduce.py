@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from pitome_fx.passes.axes import Dim, TokenTensor, is_merged, product
+from pitome_fx.passes.moves import places, spread
 from pitome_fx.passes.replay import Step
 from pitome_fx.passes.rule import Lift, rule
-from pitome_fx.passes.spaces import places, spread
 
 aten = torch.ops.aten
 
@@ -56,7 +56,9 @@ def sum_(
     over, dims = reduced(step, x, dim, keepdim)
     if not over_tokens(x, over):
         return TokenTensor(_call(step, x, dim, keepdim, dtype), dims)
-    value = step.run(aten.sum.dim_IntList, weighted(x, over, aten.mul.Tensor), over, keepdim, dtype=dtype)
+    value = step.run(
+        aten.sum.dim_IntList, weighted(x, over, aten.mul.Tensor), over, keepdim, dtype=dtype
+    )
     return TokenTensor(value, dims)
 
 
@@ -73,13 +75,13 @@ def mean(
     over, dims = reduced(step, x, dim, keepdim)
     if not over_tokens(x, over):
         return TokenTensor(_call(step, x, dim, keepdim, dtype), dims)
-    total = step.run(aten.sum.dim_IntList, weighted(x, over, aten.mul.Tensor), over, keepdim, dtype=dtype)
+    total = step.run(
+        aten.sum.dim_IntList, weighted(x, over, aten.mul.Tensor), over, keepdim, dtype=dtype
+    )
     return TokenTensor(total / product(x.dense_shape[d] for d in over), dims)
 
 
-def _call(
-    step: Step, x: TokenTensor, dim: Any, keepdim: bool, dtype: torch.dtype | None
-) -> Any:
+def _call(step: Step, x: TokenTensor, dim: Any, keepdim: bool, dtype: torch.dtype | None) -> Any:
     if step.node.target in (aten.sum.default, aten.mean.default):
         return step(x, dtype=dtype)
     return step(x, dim, keepdim, dtype=dtype)
@@ -175,4 +177,3 @@ def bind(step: Step, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, A
     """Arguments by the names of the op's schema."""
     names = [argument.name for argument in step.node.target._schema.arguments]
     return {**dict(zip(names, args, strict=False)), **kwargs}
-

@@ -254,9 +254,7 @@ def _replaced(dims: tuple[Dim, ...], dim: int, part: Dim) -> tuple[Dim, ...]:
     return (*dims[:dim], part, *dims[dim + 1 :])
 
 
-def _positions(
-    size: Size, start: Size, end: Size | None
-) -> tuple[Position, Position] | None:
+def _positions(size: Size, start: Size, end: Size | None) -> tuple[Position, Position] | None:
     """Start and stop of a slice as positions, None where they are not known."""
     low = _position(start, size)
     high = _position(2**63 - 1 if end is None else end, size)
@@ -291,7 +289,13 @@ def unbind(step: Step, x: TokenTensor, dim: int = 0) -> list[TokenTensor]:
     return [TokenTensor(part, dims) for part in step(x, dim)]
 
 
-@rule(aten.split.Tensor, aten.split.sizes, aten.split_with_sizes, aten.chunk, aten.tensor_split.sections)
+@rule(
+    aten.split.Tensor,
+    aten.split.sizes,
+    aten.split_with_sizes,
+    aten.chunk,
+    aten.tensor_split.sections,
+)
 def split(step: Step, x: TokenTensor, how: Any, dim: int = 0) -> list[TokenTensor]:
     """Parts of merged tokens are windows if they are cut at protected positions."""
     dim %= len(x.dims)
@@ -303,7 +307,9 @@ def split(step: Step, x: TokenTensor, how: Any, dim: int = 0) -> list[TokenTenso
     start: Size = 0
     for i, size in enumerate(sizes):
         cut = _positions(whole[0].axis.size, start, start + size) if len(whole) == 1 else None
-        part = step.fresh(dim, size, output=i) if cut is None else (Atom(whole[0].axis.window(*cut)),)
+        part = (
+            step.fresh(dim, size, output=i) if cut is None else (Atom(whole[0].axis.window(*cut)),)
+        )
         parts.append(part)
         start = start + size
     return [
@@ -312,9 +318,7 @@ def split(step: Step, x: TokenTensor, how: Any, dim: int = 0) -> list[TokenTenso
     ]
 
 
-def _split_merged(
-    step: Step, x: TokenTensor, sizes: list[Size], dim: int
-) -> list[TokenTensor]:
+def _split_merged(step: Step, x: TokenTensor, sizes: list[Size], dim: int) -> list[TokenTensor]:
     results = []
     start: Size = 0
     for size in sizes:

@@ -1,0 +1,122 @@
+"""What a plan would cost, before anything is rewritten."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch.fx import Node
+
+from pitome_fx.passes.axes import Axis, Size, hint
+from pitome_fx.passes.capture import Program
+from pitome_fx.passes.detect import Block
+from pitome_fx.passes.flops import FlopCounter
+from pitome_fx.passes.replay import Labels
+
+aten = torch.ops.aten
+
+
+class CostModel:
+    """FLOPs of a program as a function of the token counts after each of its merges.
+
+    A product that runs over e token dimensions costs (n/N)^e of its dense FLOPs on n of N tokens;
+    which n that is, the merge points upstream of it say.
+    """
+
+    def __init__(self, program: Program, labels: Labels, blocks: Sequence[Block]) -> None:
+        self.blocks = list(blocks)
+        self.dense = 0
+        self.terms: dict[tuple[tuple[int, int], ...], int] = {}
+        counter = FlopCounter()
+        levels = _levels(program, self.blocks)
+        for node in program.graph.graph.nodes:
+            flops = counter.of(node)
+            self.dense += flops
+            term = self._term(node, labels, levels[node].values()) if flops else ()
+            if term:
+                self.terms[term] = self.terms.get(term, 0) + flops
+
+    def _term(
+        self, node: Node, labels: Labels, merges: Iterable[int]
+    ) -> tuple[tuple[int, int], ...]:
+        """(merge, exponent) of each token axis that a product runs over."""
+        found = ((at, _exponent(node, labels, self.blocks[at])) for at in merges)
+        return tuple((at, exponent) for at, exponent in found if exponent)
+
+    def runs_after(self, merge: int) -> bool:
+        """Does any product run on the tokens of this merge or of a later one?"""
+        axis = self.blocks[merge].axis
+        return any(
+            self.blocks[at].axis is axis and at >= merge for term in self.terms for at, _ in term
+        )
+
+    def fraction(self, counts: Sequence[tuple[Size, Size]], overheads: Sequence[float]) -> float:
+        """FLOPs left, as a fraction of the dense program's.
+
+        Args:
+            counts: tokens before and after each merge.
+            overheads: FLOPs that each merge would take on all N tokens; they fall with n².
+        """
+        if not self.dense:
+            return 1.0
+        shares = [
+            (hint(before) / hint(block.axis.size), hint(after) / hint(block.axis.size))
+            for block, (before, after) in zip(self.blocks, counts, strict=True)
+        ]
+        total = float(self.dense)
+        for term, flops in self.terms.items():
+            left = 1.0
+            for at, exponent in term:
+                left *= shares[at][1] ** exponent
+            total -= flops * (1 - left)
+        for (before, _), overhead in zip(shares, overheads, strict=True):
+            total += overhead * before**2
+        return total / self.dense
+
+
+def _levels(program: Program, blocks: Sequence[Block]) -> dict[Node, dict[Axis, int]]:
+    """The last merge upstream of every node, for each token axis."""
+    at_point = {block.point: i for i, block in enumerate(blocks)}
+    levels: dict[Node, dict[Axis, int]] = {}
+    for node in program.graph.graph.nodes:
+        found: dict[Axis, int] = {}
+        for source in node.all_input_nodes:
+            # A merge point itself still runs on the tokens before.
+            here = dict(levels[source])
+            if source in at_point:
+                here[blocks[at_point[source]].axis] = at_point[source]
+            for axis, merge in here.items():
+                found[axis] = max(merge, found.get(axis, -1))
+        levels[node] = found
+    return levels
+
+
+def _exponent(node: Node, labels: Labels, block: Block) -> int:
+    """How many of the dimensions that a product runs over are the block's token axis."""
+    axes = {atom.axis for atom in block.site.query_dim[:1]}
+    operands = [labels.dims[source] for source in node.all_input_nodes]
+    if node.target == aten.scaled_dot_product_attention.default:
+        return sum(_holds(dims, axes) for dims in operands[:2])
+    # Each dimension of a product shows twice among its operands and its result.
+    return (sum(_holds(dims, axes) for dims in (*operands, labels.dims[node])) + 1) // 2
+
+
+def _holds(dims: Any, axes: set[Axis]) -> int:
+    if not isinstance(dims, tuple):
+        return 0
+    return sum(any(atom.axis in axes or atom.axis.base in axes for atom in dim) for dim in dims)
+
+
+def merge_overhead(block: Block, keep: float) -> float:
+    """FLOPs of matching and merging once on all tokens of the stream, keeping a share of them."""
+    keys, point = block.site.keys.meta["val"], block.point.meta["val"]
+    tokens = hint(block.axis.size)
+    removed = (tokens - block.front - block.back) * (1 - keep)
+    features = hint(keys.shape[block.site.feature_place])
+    batch = 1
+    for axis in block.batch:
+        batch *= hint(axis.size)
+    width = hint(point.numel()) / (tokens * batch)
+    products = (tokens**2 + removed**2) * features + (tokens - removed) * removed * width
+    return 2.0 * batch * products

@@ -1,0 +1,194 @@
+"""Moving tensors between token spaces: lift, project, and what both stand on.
+
+Everything acts on one axis of a tensor of any layout: the tensor is brought to rows (B, N, F),
+one ``torch.ops.pitome`` node does the work, and the layout is restored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from pitome_fx.ops import emit
+from pitome_fx.passes.axes import (
+    Atom,
+    Axis,
+    Dim,
+    Size,
+    TokenTensor,
+    is_merged,
+    length,
+    product,
+    same_size,
+)
+from pitome_fx.passes.spaces import TokenSpace
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A tensor brought to (B, N, F) around one token atom, and the way back."""
+
+    data: Tensor
+    dims: tuple[Dim, ...]
+    place: tuple[int, int]
+    batch: tuple[Axis, ...]
+
+    def restore(self, rows: Tensor, atom: Atom) -> TokenTensor:
+        """The layout of the original tensor around new rows (B, N'', F) for ``atom``."""
+        d, a = self.place
+        dim = (*self.dims[d][:a], atom, *self.dims[d][a + 1 :])
+        dims = (*self.dims[:d], dim, *self.dims[d + 1 :])
+        atoms, order = _row_order(dims, self.place, self.batch)
+        back = [0] * len(order)
+        for position, source in enumerate(order):
+            back[source] = position
+        data = _reshape(rows, [atoms[i].length for i in order])
+        return TokenTensor(_reshape(_permute(data, back), [length(dim) for dim in dims]), dims)
+
+
+def rows_of(x: TokenTensor, place: tuple[int, int], batch: tuple[Axis, ...]) -> Rows:
+    """Bring x to (B, N, F), N being axis ``place[1]`` of dimension ``place[0]``."""
+    atoms, order = _row_order(x.dims, place, batch)
+    data = _permute(_reshape(x.data, [atom.length for atom in atoms]), order)
+    rest = [atoms[i].length for i in order[len(batch) + 1 :]]
+    lead = product(axis.size for axis in batch)
+    token = x.dims[place[0]][place[1]].length
+    return Rows(_reshape(data, [lead, token, product(rest)]), x.dims, place, batch)
+
+
+def _row_order(
+    dims: tuple[Dim, ...], place: tuple[int, int], batch: tuple[Axis, ...]
+) -> tuple[list[Atom], list[int]]:
+    """All atoms in order, and the permutation that puts batch, token, rest one after another."""
+    atoms = [atom for dim in dims for atom in dim]
+    token = sum(len(dim) for dim in dims[: place[0]]) + place[1]
+    lead = [next(i for i, atom in enumerate(atoms) if atom.axis is axis) for axis in batch]
+    rest = [i for i in range(len(atoms)) if i != token and i not in lead]
+    return atoms, [*lead, token, *rest]
+
+
+def _reshape(x: Tensor, shape: list[Size]) -> Tensor:
+    same = x.dim() == len(shape) and all(map(same_size, x.shape, shape))
+    return x if same else x.reshape(shape)
+
+
+def _permute(x: Tensor, order: list[int]) -> Tensor:
+    return x if order == sorted(order) else x.permute(order)
+
+
+def places(x: TokenTensor) -> list[tuple[int, int]]:
+    """Where x has merged axes: (dimension, index within it)."""
+    return [
+        (d, a)
+        for d, dim in enumerate(x.dims)
+        for a, atom in enumerate(dim)
+        if atom.space is not None
+    ]
+
+
+def lift(x: TokenTensor) -> TokenTensor:
+    """Unmerge every merged axis: each token gets the value of its group."""
+    for place in places(x):
+        atom = x.dims[place[0]][place[1]]
+        assert atom.space is not None
+        rows = rows_of(x, place, atom.space.batch)
+        dense = emit("unmerge", rows.data, atom.space.assign)
+        x = rows.restore(dense, Atom(atom.axis))
+    return TokenTensor(x.data, x.dims, tainted=True)
+
+
+def project(x: TokenTensor, dim: int, target: Dim) -> TokenTensor:
+    """Merge a dimension along into the spaces of ``target``, by the mean over each group.
+
+    The dimension is dense, or in an earlier state of the same axis. x must carry the batch axes.
+    """
+    if not is_merged(x.dims[dim]):
+        dense = tuple(Atom(atom.axis) for atom in target)
+        x = TokenTensor(x.data, (*x.dims[:dim], dense, *x.dims[dim + 1 :]), x.tainted)
+    for a, atom in enumerate(target):
+        if atom.space is not None and x.dims[dim][a].space is not atom.space:
+            x = _project_atom(x, (dim, a), atom.space)
+    return x
+
+
+def _project_atom(x: TokenTensor, place: tuple[int, int], space: TokenSpace) -> TokenTensor:
+    source = x.dims[place[0]][place[1]].space
+    rows = rows_of(x, place, space.batch)
+    if source is None:
+        data = emit("project", rows.data, space.assign, space.size)
+    else:
+        data = rows.data
+        for before, after in _chain(source, space):
+            assert after.step is not None
+            data = emit("merge", data, before.size, *after.step)
+    return rows.restore(data, Atom(space.axis, space))
+
+
+def _chain(source: TokenSpace, target: TokenSpace) -> list[tuple[TokenSpace, TokenSpace]]:
+    """The merges that lead from one state to a later one, in order."""
+    steps: list[tuple[TokenSpace, TokenSpace]] = []
+    while target is not source:
+        assert target.parent is not None
+        steps.append((target.parent, target))
+        target = target.parent
+    return steps[::-1]
+
+
+def logsumexp_keys(x: TokenTensor, dim: int, target: Dim) -> TokenTensor:
+    """Like ``project`` from the dense state, by log Σ exp over each group (attention bias)."""
+    dense = tuple(Atom(atom.axis) for atom in target)
+    x = TokenTensor(x.data, (*x.dims[:dim], dense, *x.dims[dim + 1 :]), x.tainted)
+    for a, atom in enumerate(target):
+        if atom.space is not None:
+            rows = rows_of(x, (dim, a), atom.space.batch)
+            data = emit("group_logsumexp", rows.data, atom.space.assign, atom.space.size)
+            x = rows.restore(data, atom)
+    return x
+
+
+def spread(
+    values: Tensor, space: TokenSpace, dims: tuple[Dim, ...], place: tuple[int, int]
+) -> Tensor:
+    """Per-group values (B, N') shaped to broadcast against a tensor with these dims.
+
+    Dimensions that hold neither the token axis at ``place`` nor a batch axis get size 1; a fused
+    dimension is expanded in full.
+    """
+    shape: list[Size] = []
+    full: list[Size] = []
+    needed = {*space.batch}
+    for d, dim in enumerate(dims):
+        involved = d == place[0] or any(atom.axis in needed for atom in dim)
+        if not involved:
+            shape.append(1)
+            full.append(1)
+            continue
+        for a, atom in enumerate(dim):
+            present = (d, a) == place or atom.axis in needed
+            shape.append(atom.length if present else 1)
+            full.append(atom.length)
+    data = _reshape(_in_dim_order(values, space, dims, place), shape)
+    if shape != full:
+        data = data.expand(full)
+    return _reshape(data, [_spread_length(d, dim, place, needed) for d, dim in enumerate(dims)])
+
+
+def _spread_length(d: int, dim: Dim, place: tuple[int, int], needed: set[Axis]) -> Size:
+    involved = d == place[0] or any(atom.axis in needed for atom in dim)
+    return length(dim) if involved else 1
+
+
+def _in_dim_order(
+    values: Tensor, space: TokenSpace, dims: tuple[Dim, ...], place: tuple[int, int]
+) -> Tensor:
+    """Values as one dimension per batch and token axis, in the order of ``dims``."""
+    found = [
+        atom.axis if (d, a) != place else None
+        for d, dim in enumerate(dims)
+        for a, atom in enumerate(dim)
+        if (d, a) == place or atom.axis in space.batch
+    ]
+    split = _reshape(values, [*[axis.size for axis in space.batch], space.count])
+    order = [len(space.batch) if axis is None else space.batch.index(axis) for axis in found]
+    return _permute(split, order)

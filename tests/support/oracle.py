@@ -1,0 +1,124 @@
+"""The comparison behind most tests: a transformed program against its simulation."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor
+from torch.fx import GraphModule
+
+import pitome_fx
+from pitome_fx.testing import run_recorded, simulate
+from tests.support.models import Case
+
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
+"""How far a rewritten program may be from its simulation, relative to the largest value."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A transformed program and what it computed.
+
+    Attributes:
+        graph: the transformed module.
+        output: its output.
+        assignments: for every merge the group (B, N) of each original token.
+        dense: the output of the original model.
+    """
+
+    graph: GraphModule
+    output: Any
+    assignments: list[Tensor]
+    dense: Any
+
+
+def transformed(case: Case, **options: Any) -> GraphModule:
+    """The case's model on merged tokens; a refusal or a failing pass raises."""
+    options = {"strict": True, **options}
+    return pitome_fx.transform(case.model, case.args, case.kwargs, **options)
+
+
+def run(case: Case, **options: Any) -> Run:
+    """Transform the case's model, run it and the original, without gradients."""
+    with torch.no_grad():
+        graph = transformed(case, **options)
+        output, assignments = run_recorded(graph, *case.args, **case.kwargs)
+        dense = case.model(*case.args, **case.kwargs)
+    return Run(graph, output, assignments, dense)
+
+
+def assert_keeps_the_law(case: Case, **options: Any) -> Run:
+    """The transformed program computes what the dense graph computes on merged-then-lifted tokens.
+
+    In float64 the simulation takes its own decisions; in narrower types, where two tokens may be
+    equally similar up to rounding, it also replays those of the run.
+    """
+    done = run(case, **options)
+    dtype = case.dtype
+    if dtype == torch.float64:
+        assert_close(done.output, expected(case, **options), TOLERANCE[dtype])
+    replayed = expected(case, assignments=done.assignments, **options)
+    assert_close(done.output, replayed, TOLERANCE[dtype])
+    assert_same_form(done.output, done.dense)
+    return done
+
+
+def expected(case: Case, **options: Any) -> Any:
+    """The simulation's output."""
+    with torch.no_grad():
+        return simulate(case.model, case.args, case.kwargs, **options)
+
+
+def relative_error(actual: Any, wanted: Any) -> float:
+    """Largest difference over all tensors of two outputs, each relative to its largest value."""
+    worst = 0.0
+    for a, b in zip(tensors(actual), tensors(wanted), strict=True):
+        if not torch.equal(a.isfinite(), b.isfinite()):
+            return float("inf")
+        a, b = (torch.where(x.isfinite(), x, 0).double() for x in (a, b))
+        worst = max(worst, float((a - b).abs().max() / b.abs().max().clamp_min(1e-300)))
+    return worst
+
+
+def assert_close(actual: Any, wanted: Any, tolerance: float) -> None:
+    """Two outputs agree up to a relative error."""
+    error = relative_error(actual, wanted)
+    assert error <= tolerance, f"relative error {error:.1e}, allowed {tolerance:.0e}"
+
+
+def assert_equal(actual: Any, wanted: Any) -> None:
+    """Two outputs agree bit by bit."""
+    for a, b in zip(tensors(actual), tensors(wanted), strict=True):
+        assert a.dtype == b.dtype and torch.equal(a, b)
+
+
+def assert_same_form(actual: Any, wanted: Any) -> None:
+    """Two outputs have the same structure, shapes and dtypes."""
+    assert type(actual) is type(wanted)
+    for a, b in zip(tensors(actual), tensors(wanted), strict=True):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+
+
+def tensors(output: Any) -> list[Tensor]:
+    """All tensors of an output, in order."""
+    return [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
+
+
+def pitome_nodes(graph: GraphModule, name: str) -> list[torch.fx.Node]:
+    """All nodes of one pitome op, in order."""
+    op = getattr(torch.ops.pitome, name).default
+    return list(graph.graph.find_nodes(op="call_function", target=op))
+
+
+def quietly_dense(case: Case, **options: Any) -> tuple[Any, list[str]]:
+    """Output of the transformed model where it may run dense, and the warnings given."""
+    with warnings.catch_warnings(record=True) as caught, torch.no_grad():
+        warnings.simplefilter("always")
+        graph = pitome_fx.transform(case.model, case.args, case.kwargs, **options)
+        output = graph(*case.args, **case.kwargs)
+    told = [str(w.message) for w in caught if issubclass(w.category, pitome_fx.PitomeWarning)]
+    return output, told
