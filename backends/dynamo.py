@@ -102,6 +102,6 @@ def _keep_dynamo_notes(source: GraphModule, graph: GraphModule) -> None:
     for before, after in zip(old, new, strict=True):
         after.meta.update({k: v for k, v in before.meta.items() if k not in ("val", "tensor_meta")})
         if hasattr(before, "_dynamo_source"):
-            after._dynamo_source = before._dynamo_source  # type: ignore[attr-defined]
+            after._dynamo_source = before._dynamo_source
         after.name = after.target = before.name
     graph.recompile()

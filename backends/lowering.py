@@ -7,7 +7,7 @@ import hashlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch._inductor.custom_graph_pass import CustomGraphPass
@@ -97,8 +97,8 @@ def _inductor(
         patches = {**known[mode], **patches}
     if merged:
         patches["joint_custom_pre_pass"] = _tagged(patches, options)
-    compiled: Compiled = compile_fx(graph, list(example_inputs), config_patches=patches)
-    return compiled
+    compiled: Any = compile_fx(graph, list(example_inputs), config_patches=patches)
+    return cast(Compiled, compiled)
 
 
 def _tagged(patches: Mapping[str, Any], options: Options) -> Any:

@@ -137,7 +137,7 @@ def load_digits() -> Digits:
 class Recipe:
     """How the digits model is trained; `max_seconds` is wall-clock time."""
 
-    epochs: int = 20
+    epochs: int = 15
     batch: int = 32
     lr: float = 2e-3
     weight_decay: float = 0.05

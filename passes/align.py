@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pitome_fx.passes.axes import Atom, Dim, TokenTensor, is_merged, is_single, is_weak, length
+from pitome_fx.passes.axes import (
+    Atom,
+    Dim,
+    Size,
+    TokenTensor,
+    is_merged,
+    is_single,
+    is_weak,
+    length,
+)
 from pitome_fx.passes.moves import project
 from pitome_fx.passes.rule import Lift
 
@@ -119,7 +128,7 @@ def with_batch(
     missing = len(target) + trailing - len(x.dims)
     data = x.data[(None,) * missing] if missing else x.data
     dims: list[Dim] = [()] * missing + list(x.dims)
-    shape = [-1] * len(dims)
+    shape: list[Size] = [-1] * len(dims)
     for p in range(-len(target), 0):
         index = len(dims) - trailing + p
         if p in behind and not is_merged(dims[index]):

@@ -12,9 +12,10 @@ import torch
 from torch.fx import Node
 
 from pitome_fx.passes import rules  # noqa: F401  (registers every token rule)
-from pitome_fx.passes.axes import Axis, Dim, Position, Size, dense_length
+from pitome_fx.passes.axes import Axis, Dim, dense_length
 from pitome_fx.passes.capture import Program
 from pitome_fx.passes.masks import MaskKind, Masks
+from pitome_fx.passes.protect import protected_tokens
 from pitome_fx.passes.replay import Labels, Replay
 from pitome_fx.passes.sites import Mask, Site, find_sites, module_path
 
@@ -128,7 +129,8 @@ def _block(
             "cross-attention: queries and keys are different tokens; "
             "only self-attention says which tokens are alike"
         )
-    padding = _padding(site, masks)
+    lead = labels.dims[site.query][:-2]
+    padding = _padding(site, masks, fused_heads=len(lead) == 1 and len(lead[0]) > 1)
     after = _reachable([site.node], order, forward=True)
     before = _reachable([site.query, site.keys], order, forward=False)
     point = _merge_point(site, tokens, labels, after, before, order)
@@ -139,7 +141,7 @@ def _block(
         single = tokens[0].axis if len(tokens) == 1 else Axis(dense_length(tokens))
         whole_axes[tokens] = single
     axis = whole_axes[tokens]
-    front, back = _protected(axis, tokens, labels, constant, protect)
+    front, back = protected_tokens(axis, labels, constant, protect)
     batch = _batch_axes(dims, place, labels.dims[site.node], site, labels)
     return Block(site, point, place, axis, batch, front, back, padding)
 
@@ -148,10 +150,10 @@ def _look_at_masks(site: Site, masks: Masks) -> None:
     """Answer now what the rewrite will ask: masks are evaluated outside of any tracing."""
     for mask in site.masks:
         masks.kind(mask.node, mask.hides)
-        masks.varies_along(mask.node, -2)
+        masks.differs_between_queries(mask.node)
 
 
-def _padding(site: Site, masks: Masks) -> Mask | None:
+def _padding(site: Site, masks: Masks, *, fused_heads: bool) -> Mask | None:
     """The padding mask of a site; refuses masks under which merging would be wrong."""
     if site.is_causal:
         raise Refusal("causal attention: a merged token would see its own future")
@@ -165,7 +167,7 @@ def _padding(site: Site, masks: Masks) -> Mask | None:
                 "structured attention mask: which keys a query sees differs between queries, "
                 "and that cannot be shown to survive merging"
             )
-        part = masks.padding_part(mask.node)
+        part = masks.padding_part(mask.node, fused_heads)
         if kind in (MaskKind.PADDING, MaskKind.BIAS) and part is not None:
             found = Mask(part, mask.hides)
     return found
@@ -257,62 +259,3 @@ def _batch_axes(
             "the batch dimension of the residual stream cannot be followed into the attention"
         )
     return batch
-
-
-def _protected(
-    axis: Axis,
-    tokens: Dim,
-    labels: Labels,
-    constant: frozenset[Node],
-    protect: int | None,
-) -> tuple[int, int]:
-    """Protected tokens at the front and at the back, as the graph itself shows them."""
-    if protect is not None:
-        return protect, 0
-    front, back = _appended(axis, labels, constant)
-    for position in sorted(_cuts(axis)):
-        index = position.within(axis.size)
-        if _covered(index, axis.size, front, back) or _too_deep(position, axis.size):
-            continue
-        if position.from_end:
-            back = max(back, position.offset)
-        else:
-            front = max(front, position.offset)
-    return front, back
-
-
-def _appended(axis: Axis, labels: Labels, constant: frozenset[Node]) -> tuple[int, int]:
-    """Learned tokens that a concatenation puts before and behind the others."""
-    for (node, _, dim), found in labels.axes.items():
-        if found is axis and node.target == aten.cat.default:
-            pieces = node.args[0]
-            assert isinstance(pieces, list | tuple)
-            return _leading(pieces, dim, constant), _leading(pieces[::-1], dim, constant)
-    return 0, 0
-
-
-def _leading(pieces: Iterable[object], dim: int, constant: frozenset[Node]) -> int:
-    total = 0
-    for piece in pieces:
-        if not isinstance(piece, Node) or piece not in constant:
-            return total
-        size = piece.meta["val"].shape[dim]
-        if not isinstance(size, int):
-            return total
-        total += size
-    return 0
-
-
-def _cuts(axis: Axis) -> set[Position]:
-    return {p for window in axis.windows for p in window if p.offset > 0}
-
-
-def _covered(index: Size, size: Size, front: int, back: int) -> bool:
-    if isinstance(index, int) and isinstance(size, int):
-        return index <= front or index >= size - back
-    return isinstance(index, int) and index <= front
-
-
-def _too_deep(position: Position, size: Size) -> bool:
-    """A cut through the middle: protecting all up to it would leave too little to merge."""
-    return isinstance(size, int) and position.offset > max(1, size // 4)

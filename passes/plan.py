@@ -203,7 +203,7 @@ def token_counts(merges: Iterable[Merge], options: Options) -> list[tuple[Size, 
 def _solve(
     model: CostModel, detection: Detection, options: Options, target: float
 ) -> tuple[int, str]:
-    """The largest ratio numerator p with at most the target's FLOPs, and a note if there is none."""
+    """The largest ratio numerator p within the target; a note if even the lowest is not."""
     blocks = model.blocks
     if not blocks:
         return Q, ""

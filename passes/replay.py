@@ -128,7 +128,7 @@ class Replay:
             return self._named(node, _attribute(self.graph, str(node.target)))
         args, kwargs = torch.fx.node.map_arg((node.args, dict(node.kwargs)), self.env.__getitem__)
         if node.target is operator.getitem:
-            return args[0][args[1]]
+            return _item(args)
         operands = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, TokenTensor)]
         if self.labelling or any(x.merged for x in operands):
             value = self._by_rule(node, args, kwargs, operands)
@@ -237,6 +237,10 @@ class Step:
     ) -> tuple[list[TokenTensor], tuple[Dim, ...]]:
         """Operands that broadcast, in common token spaces, and the result's dimensions."""
         return align(self, operands, trailing)
+
+
+def _item(args: Any) -> Any:
+    return args[0][args[1]]
 
 
 def _check_batch(value: Any) -> None:

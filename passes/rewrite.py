@@ -158,7 +158,7 @@ class Merger:
         """Which present tokens are padding, (B, N) bool; None if no mask says so."""
         if block.padding is None:
             return None
-        number = replay.masks.number(block.padding.node)
+        number = replay.masks.dataflow.number(block.padding.node)
         if parent is not None and number not in parent.padding:
             return None
         mask = replay.env[block.padding.node]
@@ -178,7 +178,7 @@ def _kept_apart(
 ) -> frozenset[int]:
     if padding is None or block.padding is None:
         return frozenset()
-    return frozenset({replay.masks.number(block.padding.node)})
+    return frozenset({replay.masks.dataflow.number(block.padding.node)})
 
 
 def _padding_rows(mask: TokenTensor, keys: TokenTensor, block: Block) -> Tensor:

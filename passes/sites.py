@@ -90,6 +90,13 @@ def module_path(node: Node) -> str:
     return path
 
 
+def arguments(node: Node) -> dict[str, Any]:
+    """Arguments of an ATen node by the names of its schema."""
+    target: Any = node.target
+    names = [argument.name for argument in target._schema.arguments]
+    return {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+
+
 def find_sites(graph: GraphModule, labels: Labels) -> list[Site]:
     """All attention sites in graph order."""
     sites: list[Site] = []
@@ -104,10 +111,7 @@ def find_sites(graph: GraphModule, labels: Labels) -> list[Site]:
 
 
 def _sdpa_site(number: int, node: Node, labels: Labels) -> Site:
-    named: dict[str, Any] = dict(
-        zip(("query", "key", "value", "attn_mask", "dropout_p", "is_causal"), node.args)
-    )
-    named.update(node.kwargs)
+    named = arguments(node)
     mask = named.get("attn_mask")
     q, k = named["query"], named["key"]
     return Site(

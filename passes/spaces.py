@@ -97,7 +97,7 @@ class TokenSpace:
             batch=self.batch,
             count=high - low,
             size=self.size[:, low:high],
-            assign_with=lambda: self.assign[:, first:last] - low,
+            assign_with=lambda: torch.sub(self.assign[:, first:last], low),  # type: ignore[arg-type]
             front=self.front - start.offset,
             back=self.back - stop.offset,
             index=self.index,
@@ -147,10 +147,11 @@ def joined_space(axis: Axis, parts: list[tuple[Size, TokenSpace | None]]) -> Tok
 
     def assign() -> Tensor:
         offset: Size = 0
-        assigns = []
+        assigns: list[Tensor] = []
         for count, space in parts:
-            own = torch.arange(count, device=first.size.device).expand(batch, -1)
-            assigns.append((own if space is None else space.assign) + offset)
+            own = ones(count).to(torch.int64).cumsum(1) - 1
+            group = own if space is None else space.assign
+            assigns.append(torch.add(group, offset))  # type: ignore[arg-type]
             offset = offset + (count if space is None else space.count)
         return torch.cat(assigns, 1)
 

@@ -210,8 +210,9 @@ def emit(name: str, *args: Any) -> Any:
     mode = get_proxy_mode()
     if mode is None:
         return op(*args)
-    proxies = pytree.tree_map(mode.tracer.unwrap_proxy, args)
-    proxy = mode.tracer.create_proxy("call_function", op, proxies, {}, name=name)
+    tracer: Any = mode.tracer
+    proxies = pytree.tree_map(tracer.unwrap_proxy, args)
+    proxy = tracer.create_proxy("call_function", op, proxies, {}, name=name)
     with disable_proxy_modes_tracing():
         value = OPS[name][1](*args)
-    return track_tensor_tree(value, proxy, constant=None, tracer=mode.tracer)
+    return track_tensor_tree(value, proxy, constant=None, tracer=tracer)

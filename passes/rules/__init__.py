@@ -1,7 +1,8 @@
 """Token rules, one file per op family.
 
     pointwise    element by element, with broadcasting
-    shape        views, permutations, slices and splits
+    shape        views and permutations
+    slice        select, slice and split
     join         concatenation and stacking
     reduce       sums, means, extrema over dimensions
     normalise    softmax, layer norm, batch norm
@@ -22,6 +23,7 @@ from pitome_fx.passes.rules import (
     pointwise,
     reduce,
     shape,
+    slice,
 )
 
 __all__ = [
@@ -37,4 +39,5 @@ __all__ = [
     "rule",
     "rule_for",
     "shape",
+    "slice",
 ]

@@ -68,7 +68,7 @@ def _bias(
         return None if shown is None else shown.to(q.data.dtype)
     if mask.tainted or mask.origin is None:
         raise Lift("the attention mask is computed from merged tokens")
-    number = masks.number(mask.origin)
+    number = masks.dataflow.number(mask.origin)
     mask = _query_rows(step, mask, scores)
     if log_size is None:
         return mask.data
@@ -95,7 +95,7 @@ def _query_rows(step: Step, mask: TokenTensor, scores: tuple[Dim, ...]) -> Token
     assert mask.origin is not None
     if len(mask.dims) < 2:
         return mask
-    if not step.replay.masks.varies_along(mask.origin, -2):
+    if not step.replay.masks.differs_between_queries(mask.origin):
         dims = (*mask.dims[:-2], (), mask.dims[-1])
         return TokenTensor(mask.data.narrow(-2, 0, 1), dims, origin=mask.origin)
     if not is_merged(scores[-2]):

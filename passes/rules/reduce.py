@@ -175,5 +175,6 @@ def along_other_dims(step: Step, x: TokenTensor, *args: Any, **kwargs: Any) -> T
 
 def bind(step: Step, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
     """Arguments by the names of the op's schema."""
-    names = [argument.name for argument in step.node.target._schema.arguments]
+    target: Any = step.node.target
+    names = [argument.name for argument in target._schema.arguments]
     return {**dict(zip(names, args, strict=False)), **kwargs}

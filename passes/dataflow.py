@@ -1,0 +1,187 @@
+"""What can be known of a value from its sub-graph alone: its value, where it varies, its name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import unset_fake_temporarily
+from torch.fx import Node
+
+BROADCASTING = (
+    "expand",
+    "to",
+    "contiguous",
+    "clone",
+    "alias",
+    "type_as",
+    "expand_as",
+    "where",
+    "masked_fill",
+    "__and__",
+    "__or__",
+    "__xor__",
+)
+CONSTANT_FILL = (
+    "zeros",
+    "ones",
+    "full",
+    "zeros_like",
+    "ones_like",
+    "full_like",
+    "new_zeros",
+    "new_ones",
+    "new_full",
+)
+REGROUPING = ("view", "reshape", "squeeze", "flatten", "unflatten")
+
+
+@dataclass
+class Dataflow:
+    """Facts on the nodes of one graph. Every answer is certain; "may vary" is the default."""
+
+    _varies: dict[Node, tuple[bool, ...]] = field(default_factory=dict)
+    _values: dict[Node, Tensor | None] = field(default_factory=dict)
+    _numbers: dict[Any, int] = field(default_factory=dict)
+    _number_of: dict[Node, int] = field(default_factory=dict)
+
+    def varies_along(self, node: Node, dim: int) -> bool:
+        """May the values differ along a dimension (counted from the end)?"""
+        varies = self.varies(node)
+        return -dim <= len(varies) and varies[dim]
+
+    def varies(self, node: Node) -> tuple[bool, ...]:
+        """Per dimension: may the values differ along it?"""
+        if node not in self._varies:
+            shape = node.meta["val"].shape
+            self._varies[node] = tuple(
+                v and not is_one(size) for v, size in zip(self._derive(node), shape, strict=True)
+            )
+        return self._varies[node]
+
+    def _derive(self, node: Node) -> tuple[bool, ...]:
+        rank = rank_of(node)
+        value = self.evaluate(node)
+        if value is not None:
+            return tuple(bool((value != value.narrow(d, 0, 1)).any()) for d in range(rank))
+        if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
+            return (True,) * rank
+        name = node.target._schema.name.removeprefix("aten::")
+        if name in CONSTANT_FILL:
+            return (False,) * rank
+        if name in BROADCASTING or torch.Tag.pointwise in node.target.tags:
+            return self._broadcast([n for n in node.all_input_nodes if is_tensor(n)], rank)
+        moved = self._moved(node, name, rank)
+        return (True,) * rank if moved is None else moved
+
+    def _broadcast(self, sources: list[Node], rank: int) -> tuple[bool, ...]:
+        result = [False] * rank
+        for source in sources:
+            for i, v in enumerate(self.varies(source)[::-1]):
+                result[rank - 1 - i] |= v
+        return tuple(result)
+
+    def _moved(self, node: Node, name: str, rank: int) -> tuple[bool, ...] | None:
+        """Ops that move whole dimensions; None for any other."""
+        args: Any = node.args
+        source = args[0]
+        if not isinstance(source, Node) or not is_tensor(source):
+            return None
+        if name == "index":
+            indices = [i for i in args[1] if i is not None]
+            if len(indices) == len(args[1]) == rank_of(source):
+                return self._broadcast(indices, rank)
+            return None
+        known = list(self.varies(source))
+        if name in REGROUPING:
+            return _regrouped(known, source.meta["val"].shape, node.meta["val"].shape)
+        if name == "unsqueeze":
+            known.insert(args[1] % rank, False)
+        elif name == "transpose":
+            known[args[1]], known[args[2]] = known[args[2]], known[args[1]]
+        elif name == "permute":
+            known = [known[d] for d in args[1]]
+        elif name == "select":
+            del known[args[1]]
+        elif name != "slice":
+            return None
+        return tuple(known)
+
+    def evaluate(self, node: Node) -> Tensor | None:
+        """The value of a sub-graph that depends on no graph input, None for any other."""
+        if node not in self._values:
+            self._values[node] = self._compute(node) if node.op == "call_function" else None
+        return self._values[node]
+
+    def _compute(self, node: Node) -> Tensor | None:
+        values = {source: self.evaluate(source) for source in node.all_input_nodes}
+        if any(value is None for value in values.values()) or not is_tensor(node):
+            return None
+        if not isinstance(node.target, torch._ops.OpOverload) or node.target._schema.is_mutable:
+            return None
+        if torch.Tag.nondeterministic_seeded in node.target.tags:
+            return None
+        if any(not isinstance(size, int) for size in node.meta["val"].shape):
+            return None
+        args, kwargs = torch.fx.node.map_arg((node.args, dict(node.kwargs)), values.__getitem__)
+        if "device" in kwargs:
+            kwargs = {**kwargs, "device": torch.device("cpu")}
+        with unset_fake_temporarily(), torch.no_grad():
+            result = node.target(*args, **kwargs)
+        return result if isinstance(result, Tensor) else None
+
+    def number(self, node: Node) -> int:
+        """Equal numbers for sub-graphs that compute the same (value numbering)."""
+        if node not in self._number_of:
+            key: Any = node
+            if node.op == "call_function":
+                args = torch.fx.node.map_arg(
+                    (node.args, dict(node.kwargs)), lambda n: f"#{self.number(n)}"
+                )
+                key = (node.target, repr(args))
+            self._number_of[node] = self._numbers.setdefault(key, len(self._numbers))
+        return self._number_of[node]
+
+
+def _regrouped(known: list[bool], old: Any, new: Any) -> tuple[bool, ...] | None:
+    """Variation after a reshape: a new dimension varies if an old one it overlaps does."""
+    if any(not isinstance(size, int) for size in (*old, *new)):
+        kept = [v for v, size in zip(known, old, strict=True) if not is_one(size)]
+        if len(kept) != sum(not is_one(size) for size in new):
+            return None
+        rest = iter(kept)
+        return tuple(False if is_one(size) else next(rest) for size in new)
+    result: list[bool] = []
+    taken, old_count, new_count, pending = 0, 1, 1, False
+    for size in new:
+        new_count *= size
+        while old_count < new_count and taken < len(old):
+            old_count *= old[taken]
+            pending |= known[taken]
+            taken += 1
+        result.append(pending and size != 1)
+        if old_count == new_count:
+            pending = False
+    return tuple(result)
+
+
+def is_one(size: Any) -> bool:
+    """Is a size the plain number 1?"""
+    return isinstance(size, int) and size == 1
+
+
+def is_tensor(node: Node) -> bool:
+    """Does the node yield one tensor?"""
+    return isinstance(node.meta.get("val"), Tensor)
+
+
+def rank_of(node: Node) -> int:
+    """Number of dimensions, 0 for what is no tensor."""
+    return node.meta["val"].dim() if is_tensor(node) else 0
+
+
+def is_float(node: Node) -> bool:
+    """Does the node yield one floating-point tensor?"""
+    return is_tensor(node) and node.meta["val"].is_floating_point()

@@ -1,0 +1,282 @@
+"""The simulator: a dense graph with ``x = lift(merge(x))`` spliced in. It uses no token rule."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Interpreter, Node
+
+from pitome_fx.algorithms import ALGORITHMS
+from pitome_fx.passes.axes import Dim
+from pitome_fx.passes.pipeline import Outcome
+from pitome_fx.passes.replay import ProjectEvent
+from pitome_fx.passes.rewrite import Merged
+from pitome_fx.passes.spaces import TokenSpace
+
+SDPA = torch.ops.aten.scaled_dot_product_attention.default
+
+
+class Simulator(Interpreter):
+    """The dense graph with ``lift(merge(x))`` spliced in."""
+
+    def __init__(self, outcome: Outcome, assignments: Sequence[Tensor] | None) -> None:
+        super().__init__(outcome.program.graph, garbage_collect_values=False)
+        self.outcome = outcome
+        self.given = assignments
+        self.groups: list[Tensor] = []
+        rewritten = outcome.rewritten
+        self.merges = {} if rewritten is None else {m.plan.block.point: m for m in rewritten.merges}
+        self.projections: dict[tuple[Node, Node], list[ProjectEvent]] = {}
+        self.unweighted: dict[Node, Dim] = {}
+        if rewritten is not None:
+            for event in rewritten.projections:
+                assert event.operand is not None
+                self.projections.setdefault((event.node, event.operand), []).append(event)
+            self.unweighted = {event.node: event.keys for event in rewritten.unweighted}
+
+    def run_node(self, n: Node) -> Any:
+        if n.op == "call_function" and (n in self.unweighted or self._is_projected(n)):
+            value = self._run_spliced(n)
+        else:
+            value = super().run_node(n)
+        merge = self.merges.get(n)
+        return value if merge is None else self._merge(merge, value)
+
+    def _is_projected(self, node: Node) -> bool:
+        return any((node, operand) in self.projections for operand in node.all_input_nodes)
+
+    def _run_spliced(self, node: Node) -> Any:
+        def operand(source: Node) -> Any:
+            value = self.env[source]
+            for event in self.projections.get((node, source), ()):
+                value = self._projected(event, value)
+            return value
+
+        spliced: Any = torch.fx.node.map_arg((node.args, dict(node.kwargs)), operand)
+        args, kwargs = spliced
+        if node in self.unweighted:
+            args, kwargs = self._unweighted(node, list(args), kwargs)
+        return self.call_function(node.target, tuple(args), kwargs)
+
+    def _groups_of(self, space: TokenSpace) -> Tensor:
+        """The group (B, N) of every dense token in a state, numbered from 0."""
+        if space.whole is not None:
+            whole, axis = self._groups_of(space.whole), space.axis
+            size = whole.shape[1]
+            first, last = axis.start.within(size), axis.stop.within(size)
+            return whole[:, first:last] - int(axis.start.within(_count(whole)))
+        if space.parts:
+            return self._joined(space)
+        return self.groups[space.index]
+
+    def _joined(self, space: TokenSpace) -> Tensor:
+        pieces: list[Tensor] = []
+        offset = 0
+        batch = self.groups[0].shape[0]
+        for size, part in space.parts:
+            if part is None:
+                own = torch.arange(int(size)).expand(batch, -1)
+            else:
+                own = self._groups_of(part)
+            pieces.append(own + offset)
+            offset += _count(own)
+        return torch.cat(pieces, 1)
+
+    def _merge(self, merge: Merged, value: Tensor) -> Tensor:
+        """x = lift(merge(x)) at a merge point."""
+        block, parent = merge.plan.block, merge.space.parent
+        dims = self.outcome.detection.labels.dims[block.point]
+        rows, back = _rows(value, dims, block.token_place, merge.space)
+        tokens = rows.shape[1]
+        before = torch.arange(tokens).expand(rows.shape[0], -1)
+        if parent is not None:
+            before = self._groups_of(parent)
+        if self.given is not None:
+            after = self.given[len(self.groups)]
+        else:
+            after = self._decide(merge, rows, before)
+        self.groups.append(after)
+        return back(_mean_over_groups(rows, after))
+
+    def _decide(self, merge: Merged, rows: Tensor, before: Tensor) -> Tensor:
+        """Who merges with whom, decided on the first member of every present group."""
+        block, options = merge.plan.block, self.outcome.options
+        first = _first_members(before)
+        count = first.shape[1]
+        metric = rows if options.metric == "hidden" else self._mean_keys(merge)
+        metric = metric.gather(1, first.unsqueeze(-1).expand(-1, -1, metric.shape[-1]))
+        wide = torch.promote_types(metric.dtype, torch.float32)
+        padding = self._padding(merge).gather(1, first) if merge.has_padding else None
+        inner = slice(block.front, count - block.back)
+        found = ALGORITHMS[options.algorithm].match(
+            metric.to(wide)[:, inner],
+            _sizes(before).to(wide)[:, inner],
+            None if padding is None else padding[:, inner],
+            int(merge.before) - int(merge.after),
+            merge.plan.margin,
+            options.alpha if options.alpha is not None else 1.0,
+        )
+        kept = torch.cat(
+            [
+                torch.arange(block.front).expand(rows.shape[0], -1),
+                found.kept + block.front,
+                torch.arange(count - block.back, count).expand(rows.shape[0], -1),
+            ],
+            1,
+        )
+        group = torch.full_like(first, -1)
+        group.scatter_(1, kept, torch.arange(kept.shape[1]).expand_as(kept))
+        group.scatter_(1, found.moved + block.front, found.target + block.front)
+        return group.gather(1, before)
+
+    def _mean_keys(self, merge: Merged) -> Tensor:
+        """Keys of the site averaged over heads, (B, N, D)."""
+        site = merge.plan.block.site
+        keys: Tensor = self.env[site.keys]
+        dims = self.outcome.detection.labels.dims[site.keys]
+        wide = torch.promote_types(keys.dtype, torch.float32)
+        features = keys.shape[site.feature_place]
+        last = keys.movedim(site.feature_place, -1)
+        order = [d for i, d in enumerate(dims) if i != site.feature_place]
+        token = site.token_place - (site.feature_place < site.token_place)
+        rows, _ = _rows(last, (*order, dims[site.feature_place]), token, merge.space)
+        return rows.unflatten(2, (-1, features)).to(wide).mean(2)
+
+    def _padding(self, merge: Merged) -> Tensor:
+        """Which dense tokens (B, N) the site's mask hides from every query."""
+        mask_of = merge.plan.block.padding
+        assert mask_of is not None
+        mask: Tensor = self.env[mask_of.node]
+        if mask.dtype != torch.bool:
+            mask = mask > torch.finfo(mask.dtype).min / 2
+        elif mask_of.hides:
+            mask = ~mask
+        row = mask[..., 0, :] if mask.dim() > 1 else mask
+        batch = 1
+        for axis in merge.space.batch:
+            batch *= int(axis.size)
+        if row.numel() == row.shape[-1]:
+            return ~row.reshape(1, -1).expand(batch, -1)
+        return ~row.reshape(batch, -1, row.shape[-1])[:, 0]
+
+    def _projected(self, event: ProjectEvent, value: Tensor) -> Tensor:
+        """x = lift(mean(x)) on one edge."""
+        self._check_independent(event, value)
+        shape = [
+            size if (size := _dense(dim)) != 1 else int(present)
+            for dim, present in zip(event.dims, _padded(value.shape, len(event.dims)), strict=True)
+        ]
+        value = value.expand(shape)
+        atom = next(a for a in event.target if a.space is not None)
+        assert atom.space is not None
+        rows, back = _rows(value, event.dims, event.dim, atom.space)
+        return back(_mean_over_groups(rows, self._groups_of(atom.space)))
+
+    def _check_independent(self, event: ProjectEvent, value: Tensor) -> None:
+        """A projected value may not depend on merged tokens, unless it still is one of them."""
+        upstream: set[Node] = set()
+        stack = [event.operand]
+        while stack:
+            node = stack.pop()
+            if node is not None and node not in upstream:
+                upstream.add(node)
+                stack += node.all_input_nodes
+        source = next((a.space for a in event.dims[event.dim] if a.space is not None), None)
+        if upstream & set(self.merges):
+            assert source is not None, (
+                f"{event.operand} depends on merged tokens and is projected at {event.node}"
+            )
+            rows, _ = _rows(value, event.dims, event.dim, source)
+            spread = _mean_over_groups(rows, self._groups_of(source)) - rows
+            assert spread.abs().max() <= 1e-4 * rows.abs().max(), (
+                f"{event.operand} is projected at {event.node} though it varies within groups"
+            )
+
+    def _unweighted(
+        self, node: Node, args: list[Any], kwargs: dict[str, Any]
+    ) -> tuple[list[Any], dict[str, Any]]:
+        """Subtract log(size) of each key's group from the scores (``proportional=False``)."""
+        space = next(a.space for a in self.unweighted[node] if a.space is not None)
+        groups = self._groups_of(space)
+        log_size = _sizes(groups).gather(1, groups).to(args[0].dtype).log()
+        if node.target != SDPA:
+            rank = args[0].dim()
+            shape = [log_size.shape[0], *[1] * (rank - 2), log_size.shape[1]]
+            args[0] = args[0] - log_size.reshape(shape)
+            return args, kwargs
+        bias = -log_size.reshape(log_size.shape[0], *[1] * (args[0].dim() - 2), -1)
+        mask = args[3] if len(args) > 3 else kwargs.pop("attn_mask", None)
+        if mask is not None and mask.dtype == torch.bool:
+            mask = torch.zeros_like(mask, dtype=bias.dtype).masked_fill(~mask, -torch.inf)
+        args[3:4] = [bias if mask is None else mask + bias]
+        return args, kwargs
+
+
+def _rows(x: Tensor, dims: Sequence[Dim], dim: int, space: TokenSpace) -> tuple[Tensor, Any]:
+    """x as (B, N, F) around one dimension, and the way back to the layout of x."""
+    sizes: list[int] = []
+    roles: list[Any] = []
+    for d, axes in enumerate(dims):
+        if d == dim:
+            sizes.append(x.shape[d])
+            roles.append("token")
+        elif not axes:
+            sizes.append(x.shape[d])
+            roles.append("rest")
+        else:
+            sizes += [int(atom.axis.size) for atom in axes]
+            roles += [atom.axis if atom.axis in space.batch else "rest" for atom in axes]
+    order = [roles.index(axis) for axis in space.batch]
+    order.append(roles.index("token"))
+    order += [i for i, role in enumerate(roles) if role == "rest"]
+    split = x.reshape(sizes).permute(order)
+    lead = 1
+    for size in split.shape[: len(space.batch)]:
+        lead *= size
+    rows = split.reshape(lead, x.shape[dim], -1)
+
+    def back(changed: Tensor) -> Tensor:
+        inverse = sorted(range(len(order)), key=order.__getitem__)
+        return changed.reshape(split.shape).permute(inverse).reshape(x.shape)
+
+    return rows, back
+
+
+def _mean_over_groups(rows: Tensor, groups: Tensor) -> Tensor:
+    """Every token gets the mean of its group's members: (B, N, F) → (B, N, F)."""
+    same = groups.unsqueeze(1) == groups.unsqueeze(2)
+    wide = torch.promote_types(rows.dtype, torch.float32)
+    weight = same.to(wide) / same.sum(-1, keepdim=True)
+    if bool(rows.isfinite().all()):
+        return (weight @ rows.to(wide)).to(rows.dtype)
+    terms = torch.where(same.unsqueeze(-1), rows.unsqueeze(1), 0)
+    return terms.sum(2) / same.sum(-1, keepdim=True)
+
+
+def _first_members(groups: Tensor) -> Tensor:
+    """(B, N') the first token of every group."""
+    numbers = torch.arange(_count(groups)).view(1, -1, 1)
+    return (groups.unsqueeze(1) == numbers).to(torch.int8).argmax(-1)
+
+
+def _sizes(groups: Tensor) -> Tensor:
+    numbers = torch.arange(_count(groups)).view(1, -1, 1)
+    return (groups.unsqueeze(1) == numbers).sum(-1)
+
+
+def _count(groups: Tensor) -> int:
+    return int(groups.max()) + 1
+
+
+def _dense(dim: Dim) -> int:
+    size = 1
+    for atom in dim:
+        size *= int(atom.axis.size)
+    return size
+
+
+def _padded(shape: Sequence[int], rank: int) -> list[int]:
+    return [1] * (rank - len(shape)) + list(shape)
