@@ -153,15 +153,3 @@ class _Flatten(torch.fx.Interpreter):
         ):
             return encoder_layer(*args, **kwargs)
         return super().call_function(target, args, kwargs)
-
-    def call_method(self, target: Any, args: Any, kwargs: Any) -> Any:
-        # With dynamic shapes Dynamo turns Python floats into 0-d tensors and reads them back.
-        if target == "item" and not kwargs and isinstance(args[0], Tensor):
-            known = self._current.meta.get("example_value")
-            if known is not None:
-                return known
-        return super().call_method(target, args, kwargs)
-
-    def run_node(self, n: Node) -> Any:
-        self._current = n
-        return super().run_node(n)

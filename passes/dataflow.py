@@ -69,12 +69,32 @@ class Dataflow:
         if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
             return (True,) * rank
         name = node.target._schema.name.removeprefix("aten::")
-        if name in CONSTANT_FILL:
+        if name in CONSTANT_FILL or self._is_always_true(node):
             return (False,) * rank
         if name in BROADCASTING or torch.Tag.pointwise in node.target.tags:
             return self._broadcast([n for n in node.all_input_nodes if is_tensor(n)], rank)
         moved = self._moved(node, name, rank)
         return (True,) * rank if moved is None else moved
+
+    def _is_always_true(self, node: Node) -> bool:
+        """Is it a comparison that holds at every length, such as ``arange(N) >= 0``?"""
+        args: Any = node.args
+        if node.target != torch.ops.aten.ge.Scalar or not isinstance(args[1], int | float):
+            return False
+        lowest = self._lowest(args[0])
+        return lowest is not None and lowest >= args[1]
+
+    def _lowest(self, node: Node) -> float | None:
+        """A lower bound that an index cannot go below, None if none is known."""
+        args: Any = node.args
+        if node.target == torch.ops.aten.arange.default:
+            return 0
+        if node.target == torch.ops.aten.add.Tensor and isinstance(args[1], int | float):
+            lowest = self._lowest(args[0])
+            return None if lowest is None else lowest + args[1]
+        if node.target in (torch.ops.aten.unsqueeze.default, torch.ops.aten.expand.default):
+            return self._lowest(args[0])
+        return None
 
     def _broadcast(self, sources: list[Node], rank: int) -> tuple[bool, ...]:
         result = [False] * rank

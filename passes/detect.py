@@ -14,6 +14,7 @@ from torch.fx import Node
 from pitome_fx.passes import rules  # noqa: F401  (registers every token rule)
 from pitome_fx.passes.axes import Axis, Dim, dense_length
 from pitome_fx.passes.capture import Program
+from pitome_fx.passes.functional import aliases
 from pitome_fx.passes.masks import MaskKind, Masks
 from pitome_fx.passes.protect import protected_tokens
 from pitome_fx.passes.replay import Labels, Replay
@@ -134,7 +135,7 @@ def _block(
     after = _reachable([site.node], order, forward=True)
     before = _reachable([site.query, site.keys], order, forward=False)
     point = _merge_point(site, tokens, labels, after, before, order)
-    _refuse_writes(program, point, order)
+    _refuse_writes(program, point, tokens, labels, order)
     dims: tuple[Dim, ...] = labels.dims[point]
     place = dims.index(tokens)
     if tokens not in whole_axes:
@@ -231,18 +232,28 @@ def _fan_out(node: Node, tokens: Dim, labels: Labels) -> Node:
         node = users[0]
 
 
-def _refuse_writes(program: Program, point: Node, order: dict[Node, int]) -> None:
-    if not program.writes:
-        return
-    after = _reachable([point], order, forward=True)
+def _refuse_writes(
+    program: Program, point: Node, tokens: Dim, labels: Labels, order: dict[Node, int]
+) -> None:
+    """No merge may come before a write into a token tensor: it would go to an unmerged copy."""
+    after = _reachable([point], order, forward=True) if program.writes else set()
     for write in program.writes:
-        touched = {write, *write.all_input_nodes}
-        if touched & after:
+        touched = {*write.all_input_nodes, *aliases(write, order)}
+        if any(node in after and _carries(labels, node, tokens) for node in touched):
             where = module_path(write) or "the graph"
             raise Refusal(
                 f"an in-place write ({write.target}) in {where} aliases a token tensor and "
                 "would be lost on merged tokens; write out of place there"
             )
+
+
+def _carries(labels: Labels, node: Node, tokens: Dim) -> bool:
+    """Has the node's value these tokens, or some of them, along a dimension?"""
+    axes = {atom.axis for atom in tokens}
+    dims = labels.dims.get(node)
+    return isinstance(dims, tuple) and any(
+        atom.axis in axes or atom.axis.base in axes for dim in dims for atom in dim
+    )
 
 
 def _batch_axes(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -46,6 +47,12 @@ def _pure_variant(op: torch._ops.OpOverload) -> torch._ops.OpOverload | None:
 def _storage(node: Node) -> Any:
     value = node.meta.get("val")
     return StorageWeakRef(value.untyped_storage()) if isinstance(value, Tensor) else None
+
+
+def aliases(write: Node, nodes: Iterable[Node]) -> set[Node]:
+    """All nodes whose values share memory with what a write changes."""
+    written = {_storage(n) for n in write.all_input_nodes} - {None}
+    return {node for node in nodes if _storage(node) in written}
 
 
 def _is_private(target: Node, write: Node, order: dict[Node, int]) -> bool:

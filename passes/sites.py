@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,10 +85,8 @@ def module_path(node: Node) -> str:
     """Where in the user's model a node comes from, '' if that is not known."""
     stack = node.meta.get("nn_module_stack") or {}
     paths = [entry[0] if isinstance(entry, tuple) else str(entry) for entry in stack.values()]
-    path = paths[-1] if paths else ""
-    for prefix in ("L['self'].", "L['self']", "self."):
-        path = path.removeprefix(prefix)
-    return path
+    # Dynamo names modules from the local variable that holds the model: L['self'].blocks.0
+    return re.sub(r"^(L\['\w+'\]|self)\.?", "", paths[-1]) if paths else ""
 
 
 def arguments(node: Node) -> dict[str, Any]:

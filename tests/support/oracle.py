@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
-from torch import Tensor
+from torch import Tensor, nn
+from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
 import pitome_fx
@@ -42,35 +43,28 @@ def transformed(case: Case, **options: Any) -> GraphModule:
     return pitome_fx.transform(case.model, case.args, case.kwargs, **options)
 
 
-def run(case: Case, **options: Any) -> Run:
-    """Transform the case's model, run it and the original, without gradients."""
-    with torch.no_grad():
-        graph = transformed(case, **options)
-        output, assignments = run_recorded(graph, *case.args, **case.kwargs)
-        dense = case.model(*case.args, **case.kwargs)
-    return Run(graph, output, assignments, dense)
-
-
-def assert_keeps_the_law(case: Case, **options: Any) -> Run:
+def assert_keeps_the_law(
+    case: Case, program: ExportedProgram | nn.Module | None = None, **options: Any
+) -> Run:
     """The transformed program computes what the dense graph computes on merged-then-lifted tokens.
 
-    In float64 the simulation takes its own decisions; in narrower types, where two tokens may be
-    equally similar up to rounding, it also replays those of the run.
+    In float64 the simulation takes its own decisions. In narrower types, where two tokens may be
+    equally similar up to rounding, it replays those of the run.
+
+    Args:
+        program: the case's model or an export of it, to save exporting it again.
     """
-    done = run(case, **options)
-    dtype = case.dtype
-    if dtype == torch.float64:
-        assert_close(done.output, expected(case, **options), TOLERANCE[dtype])
-    replayed = expected(case, assignments=done.assignments, **options)
-    assert_close(done.output, replayed, TOLERANCE[dtype])
-    assert_same_form(done.output, done.dense)
-    return done
-
-
-def expected(case: Case, **options: Any) -> Any:
-    """The simulation's output."""
+    program = program or case.model
     with torch.no_grad():
-        return simulate(case.model, case.args, case.kwargs, **options)
+        graph = pitome_fx.transform(program, case.args, case.kwargs, strict=True, **options)
+        graph = graph.module() if isinstance(graph, ExportedProgram) else graph
+        output, assignments = run_recorded(graph, *case.args, **case.kwargs)
+        dense = case.model(*case.args, **case.kwargs)
+        replayed = None if case.dtype == torch.float64 else assignments
+        wanted = simulate(program, case.args, case.kwargs, assignments=replayed, **options)
+    assert_close(output, wanted, TOLERANCE[case.dtype])
+    assert_same_form(output, dense)
+    return Run(graph, output, assignments, dense)
 
 
 def relative_error(actual: Any, wanted: Any) -> float:
