@@ -11,6 +11,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,7 @@ def measure(model: nn.Module, images: Tensor, args: argparse.Namespace) -> Timin
         with console.status(f"compiling {name}"):
             call(images)
         console.print(f"first {name} call: {time.perf_counter() - start:.1f} s")
-    calls = {name: (lambda call=call: call(images)) for name, call in compiled.items()}
+    calls = {name: partial(call, images) for name, call in compiled.items()}
     with console.status("timing") as status:
         return interleaved(
             calls,

@@ -8,7 +8,8 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,14 @@ import torch.nn.functional as F
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from torch import Tensor, nn
+from torch import Tensor
 
 # A script sees its own folder only; `examples` and `benchmarks` lie beside each other.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import pitome_fx
 import pitome_fx.testing
-from benchmarks.timing import Timings, header, interleaved
+from benchmarks.timing import header, interleaved
 from examples.digits_vit import (
     DIGITS,
     VIT_B16,
@@ -36,9 +37,9 @@ from examples.digits_vit import (
     trained_digits_vit,
 )
 from examples.token_map import caption, group_sizes, grouped, ink, shaded
+from pitome_fx.options import DEFAULT_FLOPS
 
 Options = Mapping[str, Any]
-Model = Callable[[Tensor], Tensor]
 
 console = Console(highlight=False)
 DEFAULT: Options = {}
@@ -60,12 +61,12 @@ def main() -> None:
     data = load_digits()
     model = digits_model(data)
     with torch.no_grad():
-        compiled = torch.compile(model, backend="pitome")
-        show_accuracy(model, compiled, data)
-        show_report(model, data)
+        show_accuracy(model, data)
+        section("What the pass did: pitome_fx.explain(model, images)")
+        print(pitome_fx.explain(model, data.test_images))
         show_maps(model, data)
         if args.rounds:
-            show_speed(model, compiled, data, args.rounds)
+            show_speed(model, data.test_images, args.rounds)
 
 
 def parse_args() -> argparse.Namespace:
@@ -83,7 +84,10 @@ def section(title: str) -> None:
 
 def name_of(options: Options) -> str:
     """Options as a reader would write them."""
-    return ", ".join(f"{key}={value}" for key, value in options.items()) or "default (flops=0.6)"
+    return (
+        ", ".join(f"{key}={value}" for key, value in options.items())
+        or f"flops={DEFAULT_FLOPS} (default)"
+    )
 
 
 def digits_model(data: Digits) -> VisionTransformer:
@@ -105,17 +109,19 @@ def digits_model(data: Digits) -> VisionTransformer:
     return model
 
 
-def show_accuracy(model: VisionTransformer, compiled: Model, data: Digits) -> None:
+def show_accuracy(model: VisionTransformer, data: Digits) -> None:
     """Test accuracy without and with merging; no weights change and nothing is trained again."""
     section("Accuracy on the test images, off the shelf")
-    table = Table("options", "tokens at the end", "FLOPs kept", "accuracy", "answers changed")
+    table = Table("options", "tokens left", "FLOPs kept", "accuracy", "answers changed")
     answers = model(data.test_images).argmax(-1)
-    table.add_row("dense", str(1 + DIGITS.grid**2), "100 %", accuracy(answers, data), "-")
+    table.add_row("dense", str(1 + DIGITS.grid**2), "100%", accuracy(answers, data), "-")
     for options in track(SETTINGS, "compiling", console=console, transient=True):
         report = pitome_fx.explain(model, data.test_images, options=options)
-        # The default runs through Inductor. The others run op by op, which spares compile time:
-        # the lowering has no say in what is computed.
-        merged = compiled if options is DEFAULT else compile_eagerly(model, options)
+        if options is DEFAULT:
+            merged = torch.compile(model, backend="pitome")
+        else:
+            # The same rewritten graph, run op by op: it spares the compile time of each row.
+            merged = pitome_fx.transform(model, (data.test_images,), **options)
         merged_answers = merged(data.test_images).argmax(-1)
         table.add_row(
             name_of(options),
@@ -125,24 +131,14 @@ def show_accuracy(model: VisionTransformer, compiled: Model, data: Digits) -> No
             f"{int((merged_answers != answers).sum())} of {len(answers)}",
         )
     console.print(table)
-    console.print("A ratio is kept per block: tokens at the end are ratio^depth of those before.")
-
-
-def compile_eagerly(model: nn.Module, options: Options) -> Model:
-    """The model on merged tokens, without code generation."""
-    return torch.compile(model, backend="pitome", options={**options, "lowering": "eager"})
+    console.print(
+        f"A ratio is kept per block: about ratio^{DIGITS.depth} of the tokens are left at the end."
+    )
 
 
 def accuracy(answers: Tensor, data: Digits) -> str:
     """Share of right answers (B,), in percent."""
     return f"{(answers == data.test_labels).double().mean():.1%}"
-
-
-def show_report(model: VisionTransformer, data: Digits) -> None:
-    """What the pass did at each attention site."""
-    section("What the pass did: pitome_fx.explain(model, images)")
-    report = pitome_fx.explain(model, data.test_images)
-    console.print(str(report), markup=False, soft_wrap=True)
 
 
 def show_maps(model: VisionTransformer, data: Digits) -> None:
@@ -152,7 +148,7 @@ def show_maps(model: VisionTransformer, data: Digits) -> None:
     logits, assignments = pitome_fx.testing.run_recorded(merged, data.test_images)
     # Token 0 is the class token, which never merges.
     after = {
-        f"after merge {i + 1} of {len(assignments)}": assignments[i][:, 1:]
+        f"after merge {i + 1}": assignments[i][:, 1:]
         for i in sorted({0, len(assignments) // 2, len(assignments) - 1})
     }
     console.print(
@@ -182,8 +178,9 @@ def show_group_sizes(groups: Tensor, images: Tensor) -> None:
     console.print(f"\nOver all {len(images)} test images, after the last merge:")
     for name, chosen in (("background", sizes[~inked]), ("ink", sizes[inked])):
         console.print(
-            f"  {name:<11}{len(chosen) / sizes.numel():4.0%} of the patches; a patch shares its "
-            f"token with {chosen.mean() - 1:.1f} others, {(chosen == 1).double().mean():.0%} alone"
+            f"  {name:<10}{len(chosen) / sizes.numel():5.0%} of patches; "
+            f"{(chosen == 1).double().mean():.0%} of them alone, "
+            f"in groups of {chosen.mean():.1f} on average"
         )
 
 
@@ -204,50 +201,45 @@ def photographs(size: int) -> Tensor:
     return (torch.cat(crops) - mean) / std
 
 
-def show_speed(model: VisionTransformer, compiled: Model, data: Digits, rounds: int) -> None:
-    """Dense against merged, both by Inductor, for the digits model and at ViT-B/16 size."""
+def show_speed(model: VisionTransformer, images: Tensor, rounds: int) -> None:
+    """Dense against merged for the digits model and at ViT-B/16 size, medians [quartiles]."""
     section("Speed: torch.compile(model) against backend='pitome', both lowered by Inductor")
     table = Table("model", "dense, ms", "merged, ms", "speed-up", "FLOPs ratio")
-    report = pitome_fx.explain(model, data.test_images)
-    timings = measure(torch.compile(model), compiled, data.test_images, rounds)
-    name = f"digits, batch {len(data.test_images)}\n{name_of(DEFAULT)}"
-    table.add_row(*speed_row(name, timings, report))
-
-    photos = photographs(VIT_B16.image)
-    large = VisionTransformer(VIT_B16).eval()
-    report = pitome_fx.explain(large, photos, options=LARGE)
-    merged = torch.compile(large, backend="pitome", options=dict(LARGE))
-    timings = measure(torch.compile(large), merged, photos, rounds)
-    name = f"ViT-B/16, batch {len(photos)}\n{name_of(LARGE)}"
-    table.add_row(*speed_row(name, timings, report))
-
+    photos, large = photographs(VIT_B16.image), VisionTransformer(VIT_B16).eval()
+    table.add_row("digits", *speed_row(model, images, DEFAULT, rounds))
+    table.add_row("ViT-B/16 size", *speed_row(large, photos, LARGE, rounds))
     console.print(table)
     console.print(
-        f"Medians [quartiles] of {rounds} interleaved rounds. The ViT-B/16 has random weights: fed "
-        "photographs, it shows what merging costs and saves, and nothing about accuracy. The "
-        "digits model is tiny and has little to gain: with so few channels, finding the tokens to "
-        "merge costs a larger share of what merging them saves."
+        f"Medians [quartiles] of {rounds} interleaved rounds; digits: batch {len(images)}, "
+        f"{name_of(DEFAULT)}; ViT-B/16 size: batch {len(photos)}, {name_of(LARGE)}.\n"
+        "The large model has random weights: fed photographs, it shows what merging costs and "
+        "saves in time, and nothing about accuracy. The digits model is tiny and has little to "
+        "gain: with so few channels, finding the tokens to merge is a larger share of the work."
     )
 
 
-def measure(dense: Model, merged: Model, images: Tensor, rounds: int) -> Timings:
-    """Compile both, then time them in turn on the same images."""
-    for name, call in (("dense", dense), ("merged", merged)):
+def speed_row(model: VisionTransformer, images: Tensor, options: Options, rounds: int) -> list[str]:
+    """Compile the model both ways, time both in turn on the same images, and compare."""
+    # Dynamo keeps at most eight compiled forms of one function, and all models share `forward`.
+    torch.compiler.reset()
+    report = pitome_fx.explain(model, images, options=options)
+    compiled = {
+        "dense": torch.compile(model),
+        "merged": torch.compile(model, backend="pitome", options=dict(options)),
+    }
+    for name, call in compiled.items():
         start = time.perf_counter()
         with console.status(f"Inductor compiles the {name} model for images {[*images.shape]}"):
             call(images)
-        console.print(f"first {name} call {time.perf_counter() - start:.0f} s")
-    calls = {"dense": lambda: dense(images), "merged": lambda: merged(images)}
+        took = time.perf_counter() - start
+        console.print(f"{[*images.shape]}: first {name} call took {took:.0f} s, compiling")
     with console.status("timing") as status:
-        return interleaved(
-            calls, rounds=rounds, on_round=lambda done: status.update(f"round {done} of {rounds}")
+        timings = interleaved(
+            {name: partial(call, images) for name, call in compiled.items()},
+            rounds=rounds,
+            on_round=lambda done: status.update(f"timed {done} of {rounds} rounds"),
         )
-
-
-def speed_row(name: str, timings: Timings, report: pitome_fx.Report) -> list[str]:
-    """One row of the speed table."""
     return [
-        name,
         timings.spread("dense").show(1e3, digits=0),
         timings.spread("merged").show(1e3, digits=0),
         timings.speedup("dense", "merged").show(unit="×"),

@@ -48,7 +48,7 @@ def caption(groups: Tensor) -> str:
     """How many tokens the patches (N,) became, and how many of them are still alone."""
     letters = letter_of_groups(groups)
     alone = len(set(groups.tolist())) - len(letters)
-    return f"{alone + len(letters)} tokens: {len(letters)} merged, {alone} alone"
+    return f"{alone + len(letters)} tokens,\n{alone} alone"
 
 
 def group_sizes(groups: Tensor) -> Tensor:

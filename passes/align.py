@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from pitome_fx.passes.axes import (
     Atom,
+    Axis,
     Dim,
     Size,
     TokenTensor,
@@ -14,7 +15,9 @@ from pitome_fx.passes.axes import (
     is_single,
     is_weak,
     length,
+    same_size,
 )
+from pitome_fx.passes.dataflow import is_one
 from pitome_fx.passes.moves import project
 from pitome_fx.passes.rule import Lift
 
@@ -23,13 +26,17 @@ if TYPE_CHECKING:
 
 
 def align(
-    step: Step, operands: Sequence[TokenTensor], trailing: int = 0
+    step: Step,
+    operands: Sequence[TokenTensor],
+    trailing: int = 0,
+    batch: frozenset[Axis] = frozenset(),
 ) -> tuple[list[TokenTensor], tuple[Dim, ...]]:
     """Align operands at their last dimensions and merge along those that are still dense.
 
     Args:
         step: the node being replayed.
         operands: tensors that broadcast; their last ``trailing`` dimensions take no part.
+        batch: axes that must keep their names, beside those that the operands' spaces need.
 
     Returns:
         The operands, now broadcasting in their merged shapes, and the dimensions of the result
@@ -40,7 +47,8 @@ def align(
             merged one was computed from merged values, or is not floating point.
     """
     rank = max((len(x.dims) - trailing for x in operands), default=0)
-    target = tuple(_meet([_at(x, p, trailing) for x in operands]) for p in range(-rank, 0))
+    batch = batch_axes(operands) | batch
+    target = tuple(_meet([_at(x, p, trailing) for x in operands], batch) for p in range(-rank, 0))
     if not any(is_merged(dim) for dim in target):
         return list(operands), target
     return [_bring(step, x, target, trailing) for x in operands], target
@@ -52,8 +60,11 @@ def _at(x: TokenTensor, position: int, trailing: int) -> Dim:
     return x.dims[index] if index >= 0 else ()
 
 
-def _meet(dims: Sequence[Dim]) -> Dim:
-    """The dimension that results where these meet in a broadcast."""
+def _meet(dims: Sequence[Dim], batch: frozenset[Axis]) -> Dim:
+    """The dimension that results where these meet in a broadcast.
+
+    A batch axis that merged operands need keeps its name.
+    """
     present = [dim for dim in dims if not is_single(dim)] or [dim for dim in dims if dim]
     merged = [dim for dim in present if is_merged(dim)]
     for dim in merged:
@@ -61,8 +72,9 @@ def _meet(dims: Sequence[Dim]) -> Dim:
             return dim
     if merged:
         raise Lift("tensors in unrelated token spaces meet")
+    needed = [dim for dim in present if any(atom.axis in batch for atom in dim)]
     strong = [dim for dim in present if not is_weak(dim)]
-    return next(iter(strong or present), ())
+    return next(iter(needed or strong or present), ())
 
 
 def _is_earlier(dim: Dim, later: Dim) -> bool:
@@ -137,7 +149,11 @@ def with_batch(
         if carries_batch and is_single(dims[index]):
             shape[index] = length(target[p])
             dims[index] = target[p]
-        elif dims[index] and not is_merged(dims[index]) and not is_merged(target[p]):
+        elif (
+            not is_merged(dims[index])
+            and not is_merged(target[p])
+            and same_size(data.shape[index], length(target[p]))
+        ):
             dims[index] = tuple(Atom(atom.axis) for atom in target[p])
     if any(size != -1 for size in shape):
         data = data.expand(shape)
@@ -152,8 +168,19 @@ def align_along(
     The other one of the last two dimensions is each operand's own and stays.
     """
     other = -3 - dim
-    (left, right), _ = align(step, [with_dim(a, other, ()), with_dim(b, other, ())])
+    (left, right), _ = align(step, [hide(a, other), hide(b, other)], batch=batch_axes([a, b]))
     return with_dim(left, other, a.dims[other]), with_dim(right, other, b.dims[other])
+
+
+def batch_axes(operands: Iterable[TokenTensor]) -> frozenset[Axis]:
+    """Axes along which the token spaces of the operands differ from item to item."""
+    return frozenset(axis for x in operands for space in x.spaces() for axis in space.batch)
+
+
+def hide(x: TokenTensor, dim: int) -> TokenTensor:
+    """x with one dimension made opaque: dense, and no other's."""
+    size = x.data.shape[dim]
+    return with_dim(x, dim, () if is_one(size) else (Atom(Axis(size, weak=True)),))
 
 
 def with_dim(x: TokenTensor, dim: int, name: Dim) -> TokenTensor:

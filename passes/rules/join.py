@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from pitome_fx.passes.align import align, batch_axes, hide
 from pitome_fx.passes.axes import END, START, Atom, Axis, Dim, Position, TokenTensor, is_merged
 from pitome_fx.passes.replay import Step
 from pitome_fx.passes.rule import Lift, rule
@@ -28,8 +29,8 @@ def cat(step: Step, tensors: Sequence[TokenTensor], dim: int = 0) -> TokenTensor
     """Adjacent windows of one axis make that axis again; other tokens join into a new one."""
     dim %= len(step.value.shape)
     joined = [x.dims[dim] if len(x.dims) > dim else () for x in tensors]
-    blank = [TokenTensor(x.data, _with(x.dims, dim, ()), x.tainted, x.origin) for x in tensors]
-    parts, dims = step.align(*blank)
+    hidden = [hide(x, dim) for x in tensors]
+    parts, dims = align(step, hidden, batch=batch_axes(tensors))
     new = _join(joined)
     if new is None:
         new = step.fresh(dim, step.value.shape[dim])

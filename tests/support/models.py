@@ -25,7 +25,7 @@ class Case:
 
     Attributes:
         merges: number of blocks that may merge.
-        tokens: unprotected tokens at the first block.
+        tokens: unprotected tokens at the first block (BERT reads its first one at the end).
     """
 
     model: nn.Module
@@ -117,7 +117,7 @@ def bert(head: str = "BertModel", attention: str = "sdpa", padded: bool = True) 
     inputs = token_ids()
     if not padded:
         del inputs["attention_mask"]
-    return Case(model, kwargs=inputs, tokens=32)
+    return Case(model, kwargs=inputs, tokens=31)
 
 
 def hf_vit() -> Case:
