@@ -1,17 +1,26 @@
 """Rewritten = simulated: the law, on models of many makes."""
 
 import functools
+import itertools
 
 import pytest
 import torch
 from torch.export import ExportedProgram
 
 from pitome_fx.frontends import export
-from tests.support.blocks import BY_HAND
+from tests.support.blocks import BY_HAND, Transformer, by_hand
 from tests.support.models import HUGGING_FACE, TIMM, TORCH, Case
-from tests.support.oracle import assert_keeps_the_law, relative_error
+from tests.support.oracle import assert_close, assert_keeps_the_law, relative_error, transformed
+from tests.support.reference import MergingTransformer
 
-MODELS = {**TIMM, **HUGGING_FACE, **TORCH, **BY_HAND}
+LIBRARIES = {**TIMM, **HUGGING_FACE, **TORCH}
+MODELS = {**LIBRARIES, **BY_HAND}
+DTYPES = (torch.float64, torch.float32)
+
+CHECKS = [
+    *itertools.product(LIBRARIES, DTYPES, (0.95, 0.8, 0.6)),
+    *itertools.product(BY_HAND, DTYPES, (0.8,)),
+]
 
 
 @functools.lru_cache(maxsize=2)
@@ -29,9 +38,7 @@ def tokens_left(tokens: int, ratio: float, blocks: int) -> int:
     return tokens
 
 
-@pytest.mark.parametrize("ratio", [0.95, 0.8, 0.6])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("name", "dtype", "ratio"), CHECKS)
 def test_rewritten_is_simulated(name: str, dtype: torch.dtype, ratio: float) -> None:
     case, program = exported(name, dtype)
     done = assert_keeps_the_law(case, program, ratio=ratio)
@@ -41,3 +48,21 @@ def test_rewritten_is_simulated(name: str, dtype: torch.dtype, ratio: float) -> 
     protected = done.assignments[0].shape[1] - case.tokens
     groups = int(done.assignments[-1].max()) + 1
     assert groups == protected + tokens_left(case.tokens, ratio, case.merges)
+
+
+@pytest.mark.parametrize("algorithm", ["pitome-elu", "pitome-text", "tome"])
+@pytest.mark.parametrize("name", ["vit", "bert"])
+def test_rewritten_is_simulated_for_every_algorithm(name: str, algorithm: str) -> None:
+    case, program = exported(name, torch.float64)
+    assert_keeps_the_law(case, program, ratio=0.8, algorithm=algorithm)
+
+
+@pytest.mark.parametrize("percent_kept", [95, 80, 60])
+@pytest.mark.parametrize("pool", ["cls", "mean"])
+def test_transformed_is_a_hand_written_pitome_vit(pool: str, percent_kept: int) -> None:
+    case = by_hand("sdpa", pool=pool).to(torch.float64)
+    assert isinstance(case.model, Transformer)
+    by_paper = MergingTransformer(case.model, percent_merged=100 - percent_kept)
+    with torch.no_grad():
+        compiled = transformed(case, ratio=percent_kept / 100)(*case.args)
+        assert_close(compiled, by_paper(*case.args), 1e-9)

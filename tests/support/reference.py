@@ -1,0 +1,141 @@
+"""The equations of the papers, token by token: slow, and independent of pitome_fx.
+
+Nothing here imports the library. Matching works on one item of a batch: keys (T, D) → the moves
+[(token, joins the group of token)], in which T counts unprotected tokens only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tests.support.blocks import Block, Transformer
+
+Moves = list[tuple[int, int]]
+Matching = Callable[[Tensor, int, float, float], Moves]
+"""(keys (T, D), k, margin, alpha) → moves."""
+
+
+def cosine(x: Tensor, y: Tensor) -> float:
+    """x·y / (|x|·|y|)."""
+    return float(x.dot(y) / (x.norm() * y.norm()))
+
+
+def by_energy(keys: Tensor, term: Callable[[float], float]) -> list[int]:
+    """Tokens by decreasing energy E_i = 1/T Σ_j term(cos_ij); ties by position."""
+    tokens = range(len(keys))
+    energy = [sum(term(cosine(keys[i], keys[j])) for j in tokens) / len(keys) for i in tokens]
+    return sorted(tokens, key=lambda i: -energy[i])
+
+
+def join_most_similar(keys: Tensor, a: Sequence[int], b: Sequence[int]) -> Moves:
+    """Every token of a joins the one of b that it is most similar to."""
+    return [(i, max(b, key=lambda j: cosine(keys[i], keys[j]))) for i in a]
+
+
+def pitome(keys: Tensor, k: int, margin: float, alpha: float) -> Moves:
+    """PiToMe, Eq. 4 and the ordered split."""
+
+    def term(x: float) -> float:
+        return x if x >= margin else alpha * (math.exp(x - margin) - 1)
+
+    order = by_energy(keys, term)[: 2 * k]
+    return join_most_similar(keys, order[0::2], order[1::2])
+
+
+def pitome_elu(keys: Tensor, k: int, margin: float, alpha: float) -> Moves:
+    """The energy of the released vision code, ELU(cos − m)."""
+
+    def term(x: float) -> float:
+        return x - margin if x > margin else alpha * (math.exp(x - margin) - 1)
+
+    order = by_energy(keys, term)[: 2 * k]
+    return join_most_similar(keys, order[0::2], order[1::2])
+
+
+def pitome_text(keys: Tensor, k: int, margin: float, alpha: float) -> Moves:
+    """The energy and the split into halves of the released text code."""
+    sigma = 1 - margin
+
+    def term(x: float) -> float:
+        return math.exp(-(((1 - x) / sigma) ** 2) / 2) / (sigma * math.sqrt(2 * math.pi))
+
+    order = by_energy(keys, term)[: 2 * k]
+    return join_most_similar(keys, order[:k], order[k:])
+
+
+def tome(keys: Tensor, k: int, margin: float, alpha: float) -> Moves:
+    """ToMe: even positions propose, the k strongest edges to odd positions merge."""
+    evens, odds = range(0, len(keys), 2), range(1, len(keys), 2)
+    edges = join_most_similar(keys, evens, odds)
+    return sorted(edges, key=lambda edge: -cosine(keys[edge[0]], keys[edge[1]]))[:k]
+
+
+MATCHINGS: dict[str, Matching] = {
+    "pitome": pitome,
+    "pitome-elu": pitome_elu,
+    "pitome-text": pitome_text,
+    "tome": tome,
+}
+
+
+def partition(moves: Moves, tokens: int) -> set[frozenset[int]]:
+    """The groups that the moves form, each as the set of its tokens."""
+    groups = {i: {i} for i in range(tokens) if i not in {a for a, _ in moves}}
+    for a, b in moves:
+        groups[b].add(a)
+    return {frozenset(group) for group in groups.values()}
+
+
+class MergingTransformer(nn.Module):
+    """``blocks.Transformer`` with PiToMe in its forward, written from the paper.
+
+    Between attention and MLP every block merges k = floor(T·(1 − ratio)) of its T tokens; the
+    class token stays. Attention is proportional: softmax(q·kᵀ/√d + log size)·v.
+    """
+
+    def __init__(self, plain: Transformer, percent_merged: int, margin: float = 0.9) -> None:
+        super().__init__()
+        self.plain = plain
+        self.percent_merged = percent_merged
+        self.margin = margin
+
+    def forward(self, batch: Tensor) -> Tensor:
+        """batch (B, N, C); every item on its own."""
+        return torch.stack([self._item(tokens) for tokens in batch])
+
+    def _item(self, tokens: Tensor) -> Tensor:
+        x = torch.cat([self.plain.cls[0], tokens])
+        size = x.new_ones(len(x))
+        depth = len(self.plain.blocks)
+        for i, block in enumerate(self.plain.blocks):
+            assert isinstance(block, Block)
+            attended, keys = self._attention(block, block.norm1(x), size)
+            x = x + attended
+            x, size = self._merge(x, keys, size, self.margin - self.margin * i / depth)
+            x = x + block.fc2(F.gelu(block.fc1(block.norm2(x))))
+        if self.plain.pool == "cls":
+            return self.plain.head(x[0])
+        weight = size[1:] / size[1:].sum()
+        return self.plain.head((weight.unsqueeze(1) * x[1:]).sum(0))
+
+    def _attention(self, block: Block, x: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
+        """What attention adds, and the keys averaged over heads."""
+        q, k, v = block.qkv(x).view(len(x), 3, block.heads, -1).permute(1, 2, 0, 3)
+        scores = q @ k.mT / math.sqrt(q.shape[-1]) + size.log()
+        out = scores.softmax(-1) @ v
+        return block.proj(out.transpose(0, 1).flatten(1)), k.mean(0)
+
+    def _merge(self, x: Tensor, keys: Tensor, size: Tensor, margin: float) -> tuple[Tensor, Tensor]:
+        """Size-weighted means over groups; the class token is a group of its own."""
+        tokens = len(x) - 1
+        moves = pitome(keys[1:], tokens * self.percent_merged // 100, margin, 1.0)
+        groups = [[0], *([1 + i for i in sorted(g)] for g in partition(moves, tokens))]
+        merged = [
+            sum(size[i] * x[i] for i in group) / sum(size[i] for i in group) for group in groups
+        ]
+        return torch.stack(merged), torch.stack([sum(size[i] for i in g) for g in groups])
