@@ -40,12 +40,16 @@ class Amount:
     def removed(self, tokens: Size, first: Size, has_padding: bool) -> Size:
         """k for ``tokens`` unprotected tokens now, of which there were ``first`` at the start."""
         if not isinstance(tokens, int):
-            if self.r is not None:
-                return self.r
-            return -(-first * self.before // Q) + (-first * self.after // Q)
+            return self.removed_symbolic(first)
         wanted = tokens * (Q - self.p) // Q if self.r is None else self.r
         # With padding, pairs of either kind must suffice: one odd token of each may be left over.
         return min(wanted, (tokens - has_padding) // 2)
+
+    def removed_symbolic(self, first: Size) -> Size:
+        """k in closed form, as a symbolic count needs it: T_(i−1) − T_i."""
+        if self.r is not None:
+            return self.r
+        return -(-first * self.before // Q) + (-first * self.after // Q)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor
 from torch.fx import Interpreter, Node
 
 from pitome_fx.algorithms import ALGORITHMS
-from pitome_fx.passes.axes import Dim
+from pitome_fx.groups import count, first_members, mean_over_groups, sizes
+from pitome_fx.passes.axes import Axis, Dim
 from pitome_fx.passes.pipeline import Outcome
 from pitome_fx.passes.replay import ProjectEvent
 from pitome_fx.passes.rewrite import Merged
@@ -27,6 +29,7 @@ class Simulator(Interpreter):
         self.outcome = outcome
         self.given = assignments
         self.groups: list[Tensor] = []
+        self.lengths: dict[Axis, int] = {}
         rewritten = outcome.rewritten
         self.merges = {} if rewritten is None else {m.plan.block.point: m for m in rewritten.merges}
         self.projections: dict[tuple[Node, Node], list[ProjectEvent]] = {}
@@ -42,8 +45,20 @@ class Simulator(Interpreter):
             value = self._run_spliced(n)
         else:
             value = super().run_node(n)
+        self._learn_lengths(n, value)
         merge = self.merges.get(n)
         return value if merge is None else self._merge(merge, value)
+
+    def _learn_lengths(self, node: Node, value: Any) -> None:
+        """Note the actual length of every axis; its own may be symbolic."""
+        dims = self.outcome.detection.labels.dims.get(node)
+        if isinstance(value, Tensor) and isinstance(dims, tuple):
+            for dim, size in zip(dims, value.shape, strict=True):
+                if len(dim) == 1:
+                    self.lengths[dim[0].axis] = size
+
+    def _length(self, axis: Axis) -> int:
+        return axis.size if isinstance(axis.size, int) else self.lengths[axis]
 
     def _is_projected(self, node: Node) -> bool:
         return any((node, operand) in self.projections for operand in node.all_input_nodes)
@@ -67,7 +82,7 @@ class Simulator(Interpreter):
             whole, axis = self._groups_of(space.whole), space.axis
             size = whole.shape[1]
             first, last = axis.start.within(size), axis.stop.within(size)
-            return whole[:, first:last] - int(axis.start.within(_count(whole)))
+            return whole[:, first:last] - int(axis.start.within(count(whole)))
         if space.parts:
             return self._joined(space)
         return self.groups[space.index]
@@ -82,14 +97,14 @@ class Simulator(Interpreter):
             else:
                 own = self._groups_of(part)
             pieces.append(own + offset)
-            offset += _count(own)
+            offset += count(own)
         return torch.cat(pieces, 1)
 
     def _merge(self, merge: Merged, value: Tensor) -> Tensor:
         """x = lift(merge(x)) at a merge point."""
         block, parent = merge.plan.block, merge.space.parent
         dims = self.outcome.detection.labels.dims[block.point]
-        rows, back = _rows(value, dims, block.token_place, merge.space)
+        rows, back = self._rows(value, dims, block.token_place, merge.space)
         tokens = rows.shape[1]
         before = torch.arange(tokens).expand(rows.shape[0], -1)
         if parent is not None:
@@ -99,12 +114,12 @@ class Simulator(Interpreter):
         else:
             after = self._decide(merge, rows, before)
         self.groups.append(after)
-        return back(_mean_over_groups(rows, after))
+        return back(mean_over_groups(rows, after))
 
     def _decide(self, merge: Merged, rows: Tensor, before: Tensor) -> Tensor:
         """Who merges with whom, decided on the first member of every present group."""
         block, options = merge.plan.block, self.outcome.options
-        first = _first_members(before)
+        first = first_members(before)
         count = first.shape[1]
         metric = rows if options.metric == "hidden" else self._mean_keys(merge)
         metric = metric.gather(1, first.unsqueeze(-1).expand(-1, -1, metric.shape[-1]))
@@ -113,9 +128,9 @@ class Simulator(Interpreter):
         inner = slice(block.front, count - block.back)
         found = ALGORITHMS[options.algorithm].match(
             metric.to(wide)[:, inner],
-            _sizes(before).to(wide)[:, inner],
+            sizes(before).to(wide)[:, inner],
             None if padding is None else padding[:, inner],
-            int(merge.before) - int(merge.after),
+            self._removed(merge, before.shape[1]),
             merge.plan.margin,
             options.alpha if options.alpha is not None else 1.0,
         )
@@ -132,6 +147,13 @@ class Simulator(Interpreter):
         group.scatter_(1, found.moved + block.front, found.target + block.front)
         return group.gather(1, before)
 
+    def _removed(self, merge: Merged, tokens: int) -> int:
+        """How many of the present tokens the plan removes."""
+        if isinstance(merge.before, int) and isinstance(merge.after, int):
+            return merge.before - merge.after
+        block = merge.plan.block
+        return int(merge.plan.amount.removed_symbolic(tokens - block.front - block.back))
+
     def _mean_keys(self, merge: Merged) -> Tensor:
         """Keys of the site averaged over heads, (B, N, D)."""
         site = merge.plan.block.site
@@ -142,7 +164,7 @@ class Simulator(Interpreter):
         last = keys.movedim(site.feature_place, -1)
         order = [d for i, d in enumerate(dims) if i != site.feature_place]
         token = site.token_place - (site.feature_place < site.token_place)
-        rows, _ = _rows(last, (*order, dims[site.feature_place]), token, merge.space)
+        rows, _ = self._rows(last, (*order, dims[site.feature_place]), token, merge.space)
         return rows.unflatten(2, (-1, features)).to(wide).mean(2)
 
     def _padding(self, merge: Merged) -> Tensor:
@@ -157,7 +179,7 @@ class Simulator(Interpreter):
         row = mask[..., 0, :] if mask.dim() > 1 else mask
         batch = 1
         for axis in merge.space.batch:
-            batch *= int(axis.size)
+            batch *= self._length(axis)
         if row.numel() == row.shape[-1]:
             return ~row.reshape(1, -1).expand(batch, -1)
         return ~row.reshape(batch, -1, row.shape[-1])[:, 0]
@@ -165,15 +187,17 @@ class Simulator(Interpreter):
     def _projected(self, event: ProjectEvent, value: Tensor) -> Tensor:
         """x = lift(mean(x)) on one edge."""
         self._check_independent(event, value)
+        missing = len(event.dims) - value.dim()
+        present = [1] * missing + list(value.shape)
         shape = [
-            size if (size := _dense(dim)) != 1 else int(present)
-            for dim, present in zip(event.dims, _padded(value.shape, len(event.dims)), strict=True)
+            math.prod(self._length(atom.axis) for atom in dim) if size == 1 else size
+            for dim, size in zip(event.dims, present, strict=True)
         ]
         value = value.expand(shape)
         atom = next(a for a in event.target if a.space is not None)
         assert atom.space is not None
-        rows, back = _rows(value, event.dims, event.dim, atom.space)
-        return back(_mean_over_groups(rows, self._groups_of(atom.space)))
+        rows, back = self._rows(value, event.dims, event.dim, atom.space)
+        return back(mean_over_groups(rows, self._groups_of(atom.space)))
 
     def _check_independent(self, event: ProjectEvent, value: Tensor) -> None:
         """A projected value may not depend on merged tokens, unless it still is one of them."""
@@ -189,8 +213,8 @@ class Simulator(Interpreter):
             assert source is not None, (
                 f"{event.operand} depends on merged tokens and is projected at {event.node}"
             )
-            rows, _ = _rows(value, event.dims, event.dim, source)
-            spread = _mean_over_groups(rows, self._groups_of(source)) - rows
+            rows, _ = self._rows(value, event.dims, event.dim, source)
+            spread = mean_over_groups(rows, self._groups_of(source)) - rows
             assert spread.abs().max() <= 1e-4 * rows.abs().max(), (
                 f"{event.operand} is projected at {event.node} though it varies within groups"
             )
@@ -201,82 +225,47 @@ class Simulator(Interpreter):
         """Subtract log(size) of each key's group from the scores (``proportional=False``)."""
         space = next(a.space for a in self.unweighted[node] if a.space is not None)
         groups = self._groups_of(space)
-        log_size = _sizes(groups).gather(1, groups).to(args[0].dtype).log()
-        if node.target != SDPA:
-            rank = args[0].dim()
-            shape = [log_size.shape[0], *[1] * (rank - 2), log_size.shape[1]]
-            args[0] = args[0] - log_size.reshape(shape)
-            return args, kwargs
+        log_size = sizes(groups).gather(1, groups).to(args[0].dtype).log()
+        # The batch comes first, perhaps fused with the heads.
+        log_size = log_size.repeat_interleave(args[0].shape[0] // log_size.shape[0], 0)
         bias = -log_size.reshape(log_size.shape[0], *[1] * (args[0].dim() - 2), -1)
+        if node.target != SDPA:
+            args[0] = args[0] + bias
+            return args, kwargs
         mask = args[3] if len(args) > 3 else kwargs.pop("attn_mask", None)
         if mask is not None and mask.dtype == torch.bool:
             mask = torch.zeros_like(mask, dtype=bias.dtype).masked_fill(~mask, -torch.inf)
         args[3:4] = [bias if mask is None else mask + bias]
         return args, kwargs
 
+    def _rows(
+        self, x: Tensor, dims: Sequence[Dim], dim: int, space: TokenSpace
+    ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """x as (B, N, F) around one dimension, and the way back to the layout of x."""
+        lengths: list[int] = []
+        roles: list[Axis | str] = []
+        for d, axes in enumerate(dims):
+            other = "token" if d == dim else "rest"
+            if len(axes) <= 1:
+                lengths.append(x.shape[d])
+                roles += [a.axis if a.axis in space.batch else other for a in axes] or [other]
+                continue
+            for atom in axes:
+                role = atom.axis if atom.axis in space.batch else other
+                if role == "token" and roles and roles[-1] == "token":
+                    lengths[-1] *= self._length(atom.axis)
+                    continue
+                lengths.append(self._length(atom.axis))
+                roles.append(role)
+        order = [roles.index(axis) for axis in space.batch]
+        order.append(roles.index("token"))
+        order += [i for i, role in enumerate(roles) if role == "rest"]
+        split = x.reshape(lengths).permute(order)
+        lead = math.prod(split.shape[: len(space.batch)])
+        rows = split.reshape(lead, split.shape[len(space.batch)], -1)
 
-def _rows(x: Tensor, dims: Sequence[Dim], dim: int, space: TokenSpace) -> tuple[Tensor, Any]:
-    """x as (B, N, F) around one dimension, and the way back to the layout of x."""
-    sizes: list[int] = []
-    roles: list[Any] = []
-    for d, axes in enumerate(dims):
-        if d == dim:
-            sizes.append(x.shape[d])
-            roles.append("token")
-        elif not axes:
-            sizes.append(x.shape[d])
-            roles.append("rest")
-        else:
-            sizes += [int(atom.axis.size) for atom in axes]
-            roles += [atom.axis if atom.axis in space.batch else "rest" for atom in axes]
-    order = [roles.index(axis) for axis in space.batch]
-    order.append(roles.index("token"))
-    order += [i for i, role in enumerate(roles) if role == "rest"]
-    split = x.reshape(sizes).permute(order)
-    lead = 1
-    for size in split.shape[: len(space.batch)]:
-        lead *= size
-    rows = split.reshape(lead, x.shape[dim], -1)
+        def back(changed: Tensor) -> Tensor:
+            inverse = sorted(range(len(order)), key=order.__getitem__)
+            return changed.reshape(split.shape).permute(inverse).reshape(x.shape)
 
-    def back(changed: Tensor) -> Tensor:
-        inverse = sorted(range(len(order)), key=order.__getitem__)
-        return changed.reshape(split.shape).permute(inverse).reshape(x.shape)
-
-    return rows, back
-
-
-def _mean_over_groups(rows: Tensor, groups: Tensor) -> Tensor:
-    """Every token gets the mean of its group's members: (B, N, F) → (B, N, F)."""
-    same = groups.unsqueeze(1) == groups.unsqueeze(2)
-    wide = torch.promote_types(rows.dtype, torch.float32)
-    weight = same.to(wide) / same.sum(-1, keepdim=True)
-    if bool(rows.isfinite().all()):
-        return (weight @ rows.to(wide)).to(rows.dtype)
-    terms = torch.where(same.unsqueeze(-1), rows.unsqueeze(1), 0)
-    return terms.sum(2) / same.sum(-1, keepdim=True)
-
-
-def _first_members(groups: Tensor) -> Tensor:
-    """(B, N') the first token of every group."""
-    numbers = torch.arange(_count(groups)).view(1, -1, 1)
-    return (groups.unsqueeze(1) == numbers).to(torch.int8).argmax(-1)
-
-
-def _sizes(groups: Tensor) -> Tensor:
-    numbers = torch.arange(_count(groups)).view(1, -1, 1)
-    return (groups.unsqueeze(1) == numbers).sum(-1)
-
-
-def _count(groups: Tensor) -> int:
-    return int(groups.max()) + 1
-
-
-def _dense(dim: Dim) -> int:
-    size = 1
-    for atom in dim:
-        size *= int(atom.axis.size)
-    return size
-
-
-def _padded(shape: Sequence[int], rank: int) -> list[int]:
-    return [1] * (rank - len(shape)) + list(shape)
+        return rows, back
