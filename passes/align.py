@@ -177,6 +177,17 @@ def batch_axes(operands: Iterable[TokenTensor]) -> frozenset[Axis]:
     return frozenset(axis for x in operands for space in x.spaces() for axis in space.batch)
 
 
+def keep_items_apart(x: TokenTensor, over: Iterable[int], *others: TokenTensor) -> None:
+    """Refuse to act along an axis whose items merge each on their own.
+
+    Group g of one item and group g of another are different tokens: what sums, orders or
+    compares along a batch axis needs them unmerged.
+    """
+    batch = batch_axes([x, *others])
+    if any(atom.axis in batch for d in over for atom in x.dims[d]):
+        raise Lift("the op mixes the items of a batch, and each has its own groups")
+
+
 def hide(x: TokenTensor, dim: int) -> TokenTensor:
     """x with one dimension made opaque: dense, and no other's."""
     size = x.data.shape[dim]

@@ -151,4 +151,8 @@ class _Flatten(torch.fx.Interpreter):
             torch.ops.aten._transformer_encoder_layer_fwd.default,
         ):
             return encoder_layer(*args, **kwargs)
+        if target is torch.ops.higher_order.tag_activation_checkpoint:
+            # Its body is inlined, so that blocks inside can merge; activations are then kept.
+            body, *inputs = args
+            return _Flatten(body).run(*inputs)
         return super().call_function(target, args, kwargs)

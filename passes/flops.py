@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -64,11 +65,17 @@ class FlopCounter:
     def _count(self, op: Any, args: Any, kwargs: Any) -> int:
         if op == aten.scaled_dot_product_attention.default:
             # Kernels for CPU are not in the registry; the formula is the same for all.
-            return int(sdpa_flop_count(*(x.shape for x in args[:3])))
+            return int(sdpa_flop_count(*(_four_dims(x.shape) for x in args[:3])))
         args, kwargs = pytree.tree_map_only(_Shape, _Shape.tensor, (args, kwargs))
         with FlopCounterMode(display=False) as counter:
             op(*args, **kwargs)
         return int(counter.get_total_flops())
+
+
+def _four_dims(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """(…, N, D) as (B, H, N, D), which is what the formula takes."""
+    lead = shape[:-2]
+    return (math.prod(lead[:-1]), lead[-1] if lead else 1, *shape[-2:])
 
 
 class _Shape:

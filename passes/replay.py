@@ -21,7 +21,7 @@ from torch.fx import traceback as fx_traceback
 
 from pitome_fx.passes import moves
 from pitome_fx.passes.align import align
-from pitome_fx.passes.axes import Atom, Axis, Dim, Size, TokenTensor
+from pitome_fx.passes.axes import Atom, Axis, Dim, Size, TokenTensor, hint, same_size
 from pitome_fx.passes.masks import Masks
 from pitome_fx.passes.rule import Lift, rule_for
 
@@ -68,6 +68,8 @@ class Labels:
     dims: dict[Node, Any] = field(default_factory=dict)
     axes: dict[tuple[Node, int, int], Axis] = field(default_factory=dict)
 
+
+aten = torch.ops.aten
 
 Hook = Callable[["Replay", Node, Any], Any]
 
@@ -192,7 +194,20 @@ class Replay:
         for x in pytree.tree_leaves(values):
             if isinstance(x, TokenTensor) and x.merged:
                 self.lifts.append(LiftEvent(node, x.origin, "an output of the graph"))
-        return pytree.tree_map_only(TokenTensor, lambda x: self.lift(x).data, values)
+        return pytree.tree_map_only(TokenTensor, self._as_promised, values)
+
+    def _as_promised(self, x: TokenTensor) -> Tensor:
+        """A dense output with the strides of the dense program: its caller may take a view."""
+        data = self.lift(x).data
+        if self.labelling or not x.tainted or x.origin is None:
+            return data
+        promised: Tensor = x.origin.meta["val"]
+        if all(map(same_size, data.stride(), promised.stride())):
+            return data
+        strides = promised.stride()
+        order = sorted(range(data.dim()), key=lambda d: hint(strides[d]), reverse=True)
+        back = sorted(range(data.dim()), key=order.__getitem__)
+        return data.permute(order).contiguous().permute(back)
 
 
 class Step:
@@ -206,7 +221,9 @@ class Step:
         """Run the node's own op; TokenTensors stand for their data."""
         if self.replay.labelling:
             return self.node.meta.get("val")
-        return self.run(self.node.target, *args, **kwargs)
+        # What was merged or unmerged has other strides than the tensor that a view was taken of.
+        viewed = self.node.target == aten.view.default and args[0].tainted
+        return self.run(aten.reshape.default if viewed else self.node.target, *args, **kwargs)
 
     def run(self, op: Any, *args: Any, **kwargs: Any) -> Any:
         """Run another op; for merged operands only (labelling executes nothing)."""
@@ -247,9 +264,9 @@ def _check_batch(value: Any) -> None:
     """A merged result must still carry the axes along which assignments differ."""
     for x in pytree.tree_leaves(value):
         if isinstance(x, TokenTensor) and x.merged:
-            axes = {atom.axis for dim in x.dims for atom in dim}
-            if any(not axes.issuperset(space.batch) for space in x.spaces()):
-                raise Lift("the op mixes the items of a batch")
+            axes = [atom.axis for dim in x.dims for atom in dim]
+            if any(axes.count(axis) != 1 for space in x.spaces() for axis in space.batch):
+                raise Lift("the op mixes the items of a batch, and each has its own groups")
 
 
 def _taint(value: Any) -> Any:

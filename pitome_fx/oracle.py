@@ -71,7 +71,7 @@ class Simulator(Interpreter):
             return value
 
         spliced: Any = torch.fx.node.map_arg((node.args, dict(node.kwargs)), operand)
-        args, kwargs = spliced
+        args, kwargs = spliced[0], dict(spliced[1])
         if node in self.unweighted:
             args, kwargs = self._unweighted(node, list(args), kwargs)
         return self.call_function(node.target, tuple(args), kwargs)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pitome_fx.passes.align import align_along, with_batch
+from pitome_fx.passes.align import align_along, keep_items_apart, with_batch
 from pitome_fx.passes.axes import Dim, TokenTensor, is_merged
 from pitome_fx.passes.masks import MaskKind
 from pitome_fx.passes.moves import logsumexp_keys, project, rows_of, spread
@@ -39,6 +39,8 @@ def attention(
         raise Lift("causal attention depends on the order of tokens")
     if any(is_merged(dim) for dim in (q.dims[-1], k.dims[-1], v.dims[-1])):
         raise Lift("attention over channels mixes tokens")
+    keep_items_apart(q, [-2, -1], k, v)
+    keep_items_apart(k, [-2, -1], q, v)
     k, v = align_along(step, k, v, -2)
     (q, k, v), lead = step.align(q, k, v, trailing=2)
     bias = _bias(step, q, k, attn_mask, (*lead, q.dims[-2], k.dims[-2]))

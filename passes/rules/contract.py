@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from pitome_fx.passes.align import align_along
+from pitome_fx.passes.align import align_along, keep_items_apart
 from pitome_fx.passes.axes import Dim, TokenTensor, is_merged
 from pitome_fx.passes.replay import Step
 from pitome_fx.passes.rule import Lift, rule
@@ -21,6 +21,7 @@ def linear(
     step: Step, x: TokenTensor, weight: TokenTensor, bias: TokenTensor | None = None
 ) -> TokenTensor:
     """Per token, if tokens are not what it sums over."""
+    keep_items_apart(x, [-1])
     if is_merged(x.dims[-1]) or weight.merged:
         raise Lift("a linear layer mixes tokens")
     last = len(x.dims) - 1
@@ -45,10 +46,13 @@ def addmm(
     dims = (*lead, *_outer(a, b))
     if not (a.merged or b.merged or added.merged):
         return TokenTensor(step(added, a, b, **scales), dims)
-    product = TokenTensor(step.run(aten.matmul.default, a, b), dims, a.tainted or b.tainted)
-    (added, product), dims = step.align(added, product)
-    scaled = product.data * scales.get("alpha", 1)
-    return TokenTensor(added.data * scales.get("beta", 1) + scaled, dims)
+    product = step.run(aten.matmul.default, a, b) * scales.get("alpha", 1)
+    if scales.get("beta", 1) == 0:
+        # What is added then may be uninitialised memory: it must not be read.
+        return TokenTensor(product, dims)
+    whole = TokenTensor(product, dims, a.tainted or b.tainted)
+    (added, whole), dims = step.align(added, whole)
+    return TokenTensor(added.data * scales.get("beta", 1) + whole.data, dims)
 
 
 def _operands(
@@ -62,6 +66,8 @@ def _operands(
         lead = a.dims[:-1] if len(a.dims) > 1 else b.dims[:-2]
         return a, b, lead if step.value.dim() == len(lead) else ()
     (a, b), lead = step.align(a, b, trailing=2)
+    keep_items_apart(a, [-1], b)
+    keep_items_apart(b, [-2], a)
     a, b = _inner(step, a, b)
     return weighted(a, [len(a.dims) - 1], aten.mul.Tensor), b, lead
 
@@ -101,6 +107,8 @@ def einsum(
         if letter not in output:
             holder = next(i for i, term in enumerate(letters) if letter in term)
             at = letters[holder].index(letter)
+            if any(x.merged for i, x in enumerate(operands) if i != holder):
+                keep_items_apart(operands[holder], [at], *operands)
             operands[holder] = weighted(operands[holder], [at], aten.mul.Tensor)
     return TokenTensor(step(equation, operands, **kwargs), tuple(dims[c] for c in output))
 
@@ -151,6 +159,8 @@ def convolution(
     bound = bind(step, (x, weight, *args), kwargs)
     if x.merged and not (_is_width_one(bound) and not is_merged(x.dims[1])):
         raise Lift("a convolution sees neighbouring tokens")
+    if x.merged:
+        keep_items_apart(x, [1])
     value = step(x, weight, *args, **kwargs)
     keep = x.dims[2:] if _is_width_one(bound) else None
     batched = len(x.dims) == len(weight.dims)

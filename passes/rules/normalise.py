@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from pitome_fx.passes.align import keep_items_apart
 from pitome_fx.passes.axes import TokenTensor, is_merged
 from pitome_fx.passes.replay import Step, UnweightedEvent
 from pitome_fx.passes.rule import Lift, rule
@@ -19,6 +20,7 @@ aten = torch.ops.aten
 def softmax(step: Step, x: TokenTensor, dim: int, *args: Any, **kwargs: Any) -> TokenTensor:
     """softmax(score + log size), and of that each member's share (so that tokens sum to 1)."""
     over = [dim % len(x.dims)]
+    keep_items_apart(x, over)
     if not over_tokens(x, over):
         return TokenTensor(step(x, dim, *args, **kwargs), x.dims)
     if not step.replay.proportional:
@@ -33,6 +35,7 @@ def softmax(step: Step, x: TokenTensor, dim: int, *args: Any, **kwargs: Any) -> 
 def log_softmax(step: Step, x: TokenTensor, dim: int, *args: Any, **kwargs: Any) -> TokenTensor:
     """The logarithm of the above."""
     over = [dim % len(x.dims)]
+    keep_items_apart(x, over)
     if not over_tokens(x, over):
         return TokenTensor(step(x, dim, *args, **kwargs), x.dims)
     value = TokenTensor(step(_plus_log_size(x, over), dim, *args, **kwargs), x.dims)
@@ -48,6 +51,7 @@ def layer_norm(
     step: Step, x: TokenTensor, normalized_shape: Sequence[int], *args: Any, **kwargs: Any
 ) -> TokenTensor:
     """Per token, if its statistics are over channels only."""
+    keep_items_apart(x, range(len(x.dims) - len(normalized_shape), len(x.dims)))
     if any(is_merged(dim) for dim in x.dims[len(x.dims) - len(normalized_shape) :]):
         raise Lift("a normalisation whose statistics include the token axis")
     return TokenTensor(step(x, normalized_shape, *args, **kwargs), x.dims)
@@ -59,6 +63,7 @@ def native_layer_norm(
 ) -> list[TokenTensor]:
     """The same, with its statistics beside it."""
     inner = len(x.dims) - len(normalized_shape)
+    keep_items_apart(x, range(inner, len(x.dims)))
     if any(is_merged(dim) for dim in x.dims[inner:]):
         raise Lift("a normalisation whose statistics include the token axis")
     kept = (*x.dims[:inner], *[()] * len(normalized_shape))
@@ -78,6 +83,7 @@ def batch_norm(step: Step, x: TokenTensor, *args: Any, **kwargs: Any) -> TokenTe
 @rule(aten.group_norm.default, aten.instance_norm.default)
 def group_norm(step: Step, x: TokenTensor, *args: Any, **kwargs: Any) -> TokenTensor:
     """Per token only where the tokens are the batch: statistics run over all other dimensions."""
+    keep_items_apart(x, range(1, len(x.dims)))
     if any(is_merged(dim) for dim in x.dims[1:]):
         raise Lift("a normalisation whose statistics include the token axis")
     return TokenTensor(step(x, *args, **kwargs), x.dims)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from pitome_fx.passes.align import keep_items_apart
 from pitome_fx.passes.axes import Dim, TokenTensor, is_merged, product
 from pitome_fx.passes.moves import places, spread
 from pitome_fx.passes.replay import Step
@@ -21,6 +22,9 @@ def weighted(x: TokenTensor, dims: Sequence[int], combine: Callable[..., Any]) -
     for d, a in places(x):
         space = x.dims[d][a].space
         if d in dims and space is not None:
+            if not data.is_floating_point():
+                # Counts of members do not fit the narrow types, least of all bool.
+                data = data.to(torch.int64)
             size = spread(space.size, space, x.dims, (d, a)).to(data.dtype)
             data = combine(data, size)
     return TokenTensor(data, x.dims, x.tainted, x.origin)
@@ -151,6 +155,7 @@ def ordered(step: Step, x: TokenTensor, *args: Any, **kwargs: Any) -> list[Token
     """Order within each token, e.g. of its channels."""
     bound = bind(step, (x, *args), kwargs)
     dim = bound.get("dim", -1) % len(x.dims)
+    keep_items_apart(x, [dim])
     if is_merged(x.dims[dim]):
         raise Lift("tokens are ordered or selected by value")
     new = step.fresh(dim, step.value[0].shape[dim])
@@ -165,6 +170,7 @@ def along_other_dims(step: Step, x: TokenTensor, *args: Any, **kwargs: Any) -> T
     given = bound.get("dim", bound.get("dims"))
     over = [given] if isinstance(given, int) else list(given or range(len(x.dims)))
     over = [d % len(x.dims) for d in over]
+    keep_items_apart(x, over)
     if over_tokens(x, over):
         raise Lift("the order of tokens matters")
     dims = tuple(
