@@ -32,9 +32,9 @@ class Spread:
         return cls(*statistics.quantiles(sample, n=4, method="inclusive"))
 
     def show(self, scale: float = 1.0, unit: str = "", digits: int = 2) -> str:
-        """`median unit [low … high]`, multiplied by `scale`."""
+        """`median unit [low–high]`, multiplied by `scale`."""
         low, median, high = (f"{v * scale:.{digits}f}" for v in (self.low, self.median, self.high))
-        return f"{median}{unit} [{low} … {high}]"
+        return f"{median}{unit} [{low}–{high}]"
 
 
 @dataclass(frozen=True)

@@ -84,10 +84,8 @@ def section(title: str) -> None:
 
 def name_of(options: Options) -> str:
     """Options as a reader would write them."""
-    return (
-        ", ".join(f"{key}={value}" for key, value in options.items())
-        or f"flops={DEFAULT_FLOPS} (default)"
-    )
+    given = ", ".join(f"{key}={value}" for key, value in options.items())
+    return given or f"flops={DEFAULT_FLOPS} (default)"
 
 
 def digits_model(data: Digits) -> VisionTransformer:
@@ -210,7 +208,7 @@ def show_speed(model: VisionTransformer, images: Tensor, rounds: int) -> None:
     table.add_row("ViT-B/16 size", *speed_row(large, photos, LARGE, rounds))
     console.print(table)
     console.print(
-        f"Medians [quartiles] of {rounds} interleaved rounds; digits: batch {len(images)}, "
+        f"Medians \\[quartiles] of {rounds} interleaved rounds; digits: batch {len(images)}, "
         f"{name_of(DEFAULT)}; ViT-B/16 size: batch {len(photos)}, {name_of(LARGE)}.\n"
         "The large model has random weights: fed photographs, it shows what merging costs and "
         "saves in time, and nothing about accuracy. The digits model is tiny and has little to "

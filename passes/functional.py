@@ -68,13 +68,23 @@ def _is_private(target: Node, write: Node, order: dict[Node, int]) -> bool:
     storage = _storage(target)
     for node in order:
         own = _storage(node)
-        if node in (target, write) or own is None or own != storage:
+        if node is target or own is None or own != storage or _derives_from(node, write):
             continue
         if node.op != "call_function" or any(
             order[user] > order[write] for user in node.users if user in order
         ):
             return False
     return True
+
+
+def _derives_from(node: Node, write: Node) -> bool:
+    """Is the node the write's result, or made from it by writes and views?"""
+    current: object = node
+    while isinstance(current, Node):
+        if current is write:
+            return True
+        current = current.args[0] if current.args else None
+    return False
 
 
 def _make_pure(

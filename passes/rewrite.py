@@ -108,6 +108,9 @@ class Merger:
         if not _in_state(keys.dims[block.site.token_place], parent):
             self.skipped[block] = "its keys and its residual stream are merged differently"
             return x
+        if any(space is not parent for space in (*x.spaces(), *keys.spaces())):
+            self.skipped[block] = "another axis of these tokens is merged, each item on its own"
+            return x
         before = length(x.dims[block.token_place])
         protected = block.front + block.back
         padding = self._padding(replay, block, parent, keys)
