@@ -18,7 +18,7 @@ from pitome_fx.passes.axes import (
     same_size,
 )
 from pitome_fx.passes.dataflow import is_one
-from pitome_fx.passes.moves import project
+from pitome_fx.passes.moves import mean_exp_keys, pick, project
 from pitome_fx.passes.rule import Lift
 
 if TYPE_CHECKING:
@@ -103,27 +103,58 @@ def _bring(step: Step, x: TokenTensor, target: tuple[Dim, ...], trailing: int) -
     for p in behind:
         if not is_merged(_at(x, p, trailing)) and x.tainted:
             raise Lift("a value computed after an unmerge meets a merged one")
-    if not x.data.is_floating_point():
+    masks = step.replay.masks
+    if x.origin is not None and masks.is_structured(x.origin):
+        raise Lift("a mask that shows different keys to the queries of a group")
+    picked = not x.data.is_floating_point()
+    if picked and not all(_is_constant_in_groups(step, x, p, target[p], trailing) for p in behind):
         raise Lift("a bool or integer value per token cannot be averaged")
+    is_bias = x.origin is not None and (step.node, x.origin) in step.replay.biases
     # One value often meets the same space many times (a rotary table, in every layer's q and k).
-    key = (id(x.data), target, trailing)
+    key = (id(x.data), target, trailing, is_bias)
     cache = step.replay.brought
     if key not in cache:
         named = with_batch(x, target, behind, trailing)
-        cache[key] = (x, named, _project(named, target, behind, trailing))
+        cache[key] = (x, named, _move(named, target, behind, trailing, is_bias))
     _, named, result = cache[key]
     for p in behind:
         dim = len(named.dims) - trailing + p
+        if picked or (is_bias and p == -1):
+            continue
         step.replay.record_projection(step.node, named, dim, target[p], "meets merged tokens")
     return result
 
 
-def _project(
-    x: TokenTensor, target: tuple[Dim, ...], behind: list[int], trailing: int
+def _move(
+    x: TokenTensor, target: tuple[Dim, ...], behind: list[int], trailing: int, is_bias: bool
 ) -> TokenTensor:
+    """Bring the dimensions into the target's spaces: by the mean over groups; where all members
+    are known to agree, by any of them; an attention bias on keys so that it is exact."""
     for p in behind:
-        x = project(x, len(x.dims) - trailing + p, target[p])
+        dim = len(x.dims) - trailing + p
+        if not x.data.is_floating_point():
+            x = pick(x, dim, target[p])
+        elif is_bias and p == -1:
+            x = mean_exp_keys(x, dim, target[p])
+        else:
+            x = project(x, dim, target[p])
     return x
+
+
+def _is_constant_in_groups(
+    step: Step, x: TokenTensor, position: int, target: Dim, trailing: int
+) -> bool:
+    """Do all members of a group agree on x, because merging kept its two kinds apart?"""
+    masks, space = step.replay.masks, target[0].space
+    return (
+        len(target) == 1
+        and space is not None
+        and space.step is not None
+        and x.origin is not None
+        and position == -1
+        and not trailing
+        and masks.dataflow.number(x.origin) in space.padding
+    )
 
 
 def with_batch(

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
@@ -27,7 +28,7 @@ class Program:
     Attributes:
         graph: pre-dispatch ATen, one placeholder per flat input.
         inputs: what the placeholders stand for: fake tensors, ints and SymInts.
-        parameters: placeholders that hold parameters.
+        parameters: placeholders that hold parameters, with their present values.
         constants: placeholders that hold parameters or buffers.
         fake_mode: the mode of all fake tensors.
         writes: mutations that could not be made functional, with the tensors they touch.
@@ -35,7 +36,7 @@ class Program:
 
     graph: GraphModule
     inputs: tuple[Any, ...]
-    parameters: frozenset[Node]
+    parameters: dict[Node, Tensor]
     constants: frozenset[Node]
     fake_mode: FakeTensorMode
     writes: tuple[Node, ...]
@@ -44,7 +45,7 @@ class Program:
 def capture(
     source: GraphModule,
     inputs: Sequence[Any],
-    parameters: Sequence[bool],
+    parameters: Sequence[Tensor | None],
     buffers: Sequence[bool],
 ) -> Program:
     """Re-trace a graph on fake inputs.
@@ -52,7 +53,8 @@ def capture(
     Args:
         source: a Dynamo, export or symbolic graph whose placeholders are ``inputs``.
         inputs: fake tensors (and ints, SymInts), one per placeholder.
-        parameters, buffers: which of the placeholders hold a parameter or a buffer.
+        parameters: per placeholder the parameter it holds, None if it holds none.
+        buffers: which of the placeholders hold a buffer.
 
     Raises:
         CaptureError: no input is a tensor, so there is no fake mode to trace in.
@@ -61,13 +63,13 @@ def capture(
     graph = trace(_Flatten(source).run, inputs, fake_mode)
     writes = functionalise_temporaries(graph)
     placeholders = graph.graph.find_nodes(op="placeholder")
-    is_parameter = dict(zip(placeholders, parameters, strict=True))
-    is_buffer = dict(zip(placeholders, buffers, strict=True))
+    held = {n: p for n, p in zip(placeholders, parameters, strict=True) if p is not None}
+    static = {n for n, is_buffer in zip(placeholders, buffers, strict=True) if is_buffer}
     return Program(
         graph=graph,
         inputs=tuple(inputs),
-        parameters=frozenset(n for n in placeholders if is_parameter[n]),
-        constants=frozenset(n for n in placeholders if is_parameter[n] or is_buffer[n]),
+        parameters=held,
+        constants=frozenset(static | held.keys()),
         fake_mode=fake_mode,
         writes=writes,
     )
@@ -80,7 +82,7 @@ def capture_dynamo(graph: GraphModule, example_inputs: Sequence[Any]) -> Program
         node.meta.get("example_value", value)
         for node, value in zip(placeholders, example_inputs, strict=True)
     ]
-    parameters = [isinstance(value, torch.nn.Parameter) for value in example_inputs]
+    parameters = [v if isinstance(v, torch.nn.Parameter) else None for v in example_inputs]
     static = [
         "_dynamo_static_input_type" in (node.meta.get("tensor_dict") or {}) for node in placeholders
     ]
@@ -89,14 +91,18 @@ def capture_dynamo(graph: GraphModule, example_inputs: Sequence[Any]) -> Program
 
 def capture_exported(program: ExportedProgram) -> Program:
     """Capture an ExportedProgram: the same flat inputs, parameters and buffers first."""
-    kinds = [spec.kind for spec in program.graph_signature.input_specs]
+    specs = program.graph_signature.input_specs
     placeholders = program.graph.find_nodes(op="placeholder")
+    parameter = InputKind.PARAMETER
     constant = (InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
     return capture(
         program.graph_module,
         [node.meta["val"] for node in placeholders],
-        [kind is InputKind.PARAMETER for kind in kinds],
-        [kind in constant for kind in kinds],
+        [
+            program.state_dict.get(spec.target or "") if spec.kind is parameter else None
+            for spec in specs
+        ],
+        [spec.kind in constant for spec in specs],
     )
 
 

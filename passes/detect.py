@@ -6,7 +6,7 @@ Every site gets a verdict: a block to merge in, or a reason a user can act on.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch.fx import Node
@@ -15,10 +15,10 @@ from pitome_fx.passes import rules  # noqa: F401  (registers every token rule)
 from pitome_fx.passes.axes import Axis, Dim, dense_length
 from pitome_fx.passes.capture import Program
 from pitome_fx.passes.functional import aliases
-from pitome_fx.passes.masks import MaskKind, Masks
+from pitome_fx.passes.masks import Mask, MaskKind, Masks, MaskUse
 from pitome_fx.passes.protect import protected_tokens
 from pitome_fx.passes.replay import Labels, Replay
-from pitome_fx.passes.sites import Mask, Site, find_sites, module_path
+from pitome_fx.passes.sites import Site, find_sites, module_path
 
 aten = torch.ops.aten
 
@@ -150,7 +150,7 @@ def _block(
 def _look_at_masks(site: Site, masks: Masks) -> None:
     """Answer now what the rewrite will ask: masks are evaluated outside of any tracing."""
     for mask in site.masks:
-        masks.kind(mask.node, mask.hides)
+        masks.kind(mask.node, mask.use)
         masks.differs_between_queries(mask.node)
 
 
@@ -160,7 +160,7 @@ def _padding(site: Site, masks: Masks, *, fused_heads: bool) -> Mask | None:
         raise Refusal("causal attention: a merged token would see its own future")
     found: Mask | None = None
     for mask in site.masks:
-        kind = masks.kind(mask.node, mask.hides)
+        kind = masks.kind(mask.node, mask.use)
         if kind is MaskKind.CAUSAL:
             raise Refusal("causal attention mask: a merged token would see its own future")
         if kind is MaskKind.STRUCTURED:
@@ -169,8 +169,8 @@ def _padding(site: Site, masks: Masks, *, fused_heads: bool) -> Mask | None:
                 "and that cannot be shown to survive merging"
             )
         part = masks.padding_part(mask.node, fused_heads)
-        if kind in (MaskKind.PADDING, MaskKind.BIAS) and part is not None:
-            found = Mask(part, mask.hides)
+        if mask.use is not MaskUse.SCALES and part is not None:
+            found = replace(mask, node=part)
     return found
 
 

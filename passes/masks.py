@@ -9,11 +9,12 @@ structured (causal, sliding, block-diagonal…).
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.fx import Node
 
 from pitome_fx.passes.dataflow import Dataflow, is_float, is_one, is_tensor, rank_of
@@ -31,6 +32,23 @@ class MaskKind(enum.Enum):
     STRUCTURED = "queries see different keys"
 
 
+class MaskUse(enum.Enum):
+    """How a mask meets the scores."""
+
+    KEEPS = "added to them, or True where a key is seen"
+    FILLS = "True where a key is hidden (masked_fill)"
+    SCALES = "multiplied with the weights after the softmax"
+
+
+@dataclass(frozen=True)
+class Mask:
+    """A mask or bias of an attention site, and the node where the scores meet it."""
+
+    node: Node
+    consumer: Node
+    use: MaskUse = MaskUse.KEEPS
+
+
 # Ops whose result lines up with their operands at the last two dimensions (queries and keys).
 ALIGNED = (
     aten.expand.default,
@@ -45,11 +63,19 @@ ALIGNED = (
 )
 
 
+HIDDEN = -1000.0
+"""A score this far below the largest of its row has weight exp(−1000) = 0 in every dtype."""
+
+
 def is_masking(values: Tensor) -> Tensor:
-    """Where a bool or float mask hides a key: False, −∞, or at most half the lowest float."""
+    """Where a bool or float mask (…, K) hides a key: False, or far below the rest of its row.
+
+    That holds for −∞, for the lowest float, and for the −10⁴ and −10⁹ of hand-written masks.
+    """
     if values.dtype == torch.bool:
         return ~values
-    return values <= torch.finfo(values.dtype).min / 2
+    peak = values.amax(-1, keepdim=True)
+    return values < torch.where(peak.isfinite(), peak, 0) + HIDDEN
 
 
 @dataclass
@@ -57,26 +83,29 @@ class Masks:
     """Judges the masks of one graph.
 
     Attributes:
-        parameters: placeholders that hold parameters.
+        parameters: placeholders that hold parameters, with their present values.
         constants: placeholders that hold parameters or buffers.
         dataflow: what is known of the graph's values.
     """
 
-    parameters: frozenset[Node]
+    parameters: Mapping[Node, Tensor]
     constants: frozenset[Node]
     dataflow: Dataflow = field(default_factory=Dataflow)
-    _kinds: dict[tuple[Node, bool], MaskKind] = field(default_factory=dict)
+    _kinds: dict[tuple[Node, MaskUse], MaskKind] = field(default_factory=dict)
 
-    def kind(self, mask: Node, hides: bool = False) -> MaskKind:
-        """What a mask (…, Q, K) does to the scores; ``hides``: its True hides a key."""
-        if (mask, hides) not in self._kinds:
-            self._kinds[mask, hides] = self._judge(mask, hides)
-        return self._kinds[mask, hides]
+    def kind(self, mask: Node, use: MaskUse = MaskUse.KEEPS) -> MaskKind:
+        """What a mask (…, Q, K) does to the scores."""
+        if (mask, use) not in self._kinds:
+            self._kinds[mask, use] = self._judge(mask, use)
+        return self._kinds[mask, use]
 
-    def _judge(self, mask: Node, hides: bool) -> MaskKind:
+    def _judge(self, mask: Node, use: MaskUse) -> MaskKind:
         value = self.dataflow.evaluate(mask)
         if value is not None:
-            return _kind_of_value(~value if hides else value)
+            seen = {MaskUse.FILLS: value == 0, MaskUse.SCALES: value != 0}
+            return _kind_of_value(seen.get(use, value))
+        if use is MaskUse.SCALES and self.differs_between_queries(mask):
+            return MaskKind.STRUCTURED
         if not self.differs_between_queries(mask):
             return MaskKind.PADDING
         if self._is_bias(mask):
@@ -93,7 +122,10 @@ class Masks:
         Args:
             fused_heads: the heads are in one dimension with the batch, and not dimension −3.
         """
-        if mask in self.constants or self.dataflow.evaluate(mask) is not None:
+        value = self.dataflow.evaluate(mask)
+        if value is not None:
+            return mask if _kind_of_value(value) is MaskKind.PADDING else None
+        if mask in self.constants:
             return None
         if not self.differs_between_queries(mask):
             return None if self._differs_between_heads(mask, fused_heads) else mask
@@ -117,6 +149,11 @@ class Masks:
             return self.dataflow.varies_along(source, -3)
         return True
 
+    def is_structured(self, node: Node) -> bool:
+        """Was the node found to show different keys to different queries?"""
+        unlike = (MaskKind.CAUSAL, MaskKind.STRUCTURED)
+        return any(self._kinds.get((node, use)) in unlike for use in MaskUse)
+
     def _is_bias(self, node: Node) -> bool:
         """Is it a sum of learned values and of parts that are the same for every query?"""
         if self._is_learned(node):
@@ -130,7 +167,7 @@ class Masks:
     def _is_learned(self, node: Node) -> bool:
         """Do its values come from parameters alone, perhaps picked by constant indices?"""
         if node in self.parameters:
-            return is_float(node)
+            return is_float(node) and _is_soft(self.parameters[node])
         if node.op != "call_function" or not self._is_constant(node):
             return False
         if node.target == aten.linear.default:
@@ -168,6 +205,12 @@ def _upstream(node: Node) -> Iterator[Node]:
             seen.add(current)
             yield current
             stack += current.all_input_nodes
+
+
+def _is_soft(parameter: Tensor) -> bool:
+    """Has a parameter learned values, and not a mask's?"""
+    with unset_fake_temporarily():
+        return parameter.dim() == 0 or not bool(is_masking(parameter.detach()).any())
 
 
 def _kind_of_value(value: Tensor) -> MaskKind:

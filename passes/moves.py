@@ -147,6 +147,27 @@ def logsumexp_keys(x: TokenTensor, dim: int, target: Dim) -> TokenTensor:
     return x
 
 
+def mean_exp_keys(x: TokenTensor, dim: int, target: Dim) -> TokenTensor:
+    """log of the mean of exp over each group: an attention bias to which log(size) comes later."""
+    summed = logsumexp_keys(x, dim, target)
+    data = summed.data
+    for a, atom in enumerate(target):
+        if atom.space is not None:
+            log_size = spread(atom.space.size.log(), atom.space, summed.dims, (dim, a))
+            data = data - log_size.to(data.dtype)
+    return TokenTensor(data, summed.dims, x.tainted)
+
+
+def pick(x: TokenTensor, dim: int, target: Dim) -> TokenTensor:
+    """Each group's value by its representative, where all members are known to agree."""
+    (atom,) = target
+    assert atom.space is not None
+    dense = (*x.dims[:dim], (atom._replace(space=None),), *x.dims[dim + 1 :])
+    rows = rows_of(TokenTensor(x.data, dense), (dim, 0), atom.space.batch)
+    index = atom.space.representative.unsqueeze(-1).expand(-1, -1, rows.data.shape[-1])
+    return rows.restore(rows.data.gather(1, index), atom)
+
+
 def spread(
     values: Tensor, space: TokenSpace, dims: tuple[Dim, ...], place: tuple[int, int]
 ) -> Tensor:

@@ -84,6 +84,7 @@ class Replay:
         masks: what the attention masks of the graph mean.
         after: called with each node and its value; may replace the value (this is how a merge
             gets in).
+        biases: (consumer, operand) pairs where an attention bias is added to scores.
         proportional: give attention over merged keys its log-size term.
     """
 
@@ -94,6 +95,7 @@ class Replay:
         masks: Masks,
         labels: Labels | None = None,
         after: Hook = lambda replay, node, value: value,
+        biases: frozenset[tuple[Node, Node]] = frozenset(),
         proportional: bool = True,
     ) -> None:
         self.graph = graph
@@ -102,6 +104,7 @@ class Replay:
         self.labelling = labels is None
         self.labels = Labels() if labels is None else labels
         self.after = after
+        self.biases = biases
         self.proportional = proportional
         self.env: dict[Node, Any] = {}
         self.lifts: list[LiftEvent] = []

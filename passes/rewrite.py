@@ -15,7 +15,7 @@ from pitome_fx.passes.align import with_batch, with_dim
 from pitome_fx.passes.axes import Atom, Size, TokenTensor, is_merged, length
 from pitome_fx.passes.capture import Program, trace
 from pitome_fx.passes.detect import Block, Detection
-from pitome_fx.passes.masks import is_masking
+from pitome_fx.passes.masks import MaskUse, is_masking
 from pitome_fx.passes.moves import rows_of
 from pitome_fx.passes.plan import Merge, Plan
 from pitome_fx.passes.replay import LiftEvent, ProjectEvent, Replay, UnweightedEvent
@@ -60,6 +60,12 @@ def rewrite(program: Program, detection: Detection, plan: Plan, options: Options
         detection.masks,
         detection.labels,
         after=merger,
+        biases=frozenset(
+            (mask.consumer, mask.node)
+            for site in detection.sites
+            for mask in site.masks
+            if mask.use is MaskUse.KEEPS
+        ),
         proportional=options.proportional,
     )
     graph = trace(replay.run, program.inputs, program.fake_mode)
@@ -165,7 +171,8 @@ class Merger:
         if parent is not None and number not in parent.padding:
             return None
         mask = replay.env[block.padding.node]
-        hidden = mask.data if block.padding.hides else is_masking(mask.data)
+        fills = block.padding.use is MaskUse.FILLS
+        hidden = mask.data if fills else is_masking(mask.data)
         rows = _padding_rows(TokenTensor(hidden, mask.dims), keys, block)
         return rows if parent is None else rows.gather(1, parent.representative)
 

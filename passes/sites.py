@@ -10,6 +10,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from pitome_fx.passes.axes import Dim
+from pitome_fx.passes.masks import Mask, MaskUse
 from pitome_fx.passes.replay import Labels
 
 aten = torch.ops.aten
@@ -32,6 +33,8 @@ BETWEEN = (
     aten.masked_fill.Tensor,
     aten.where.self,
     aten.where.ScalarOther,
+    aten.where.ScalarSelf,
+    aten.dropout.default,
     aten.to.dtype,
     aten.view.default,
     aten.reshape.default,
@@ -41,14 +44,6 @@ BETWEEN = (
     aten.type_as.default,
     aten.tanh.default,
 )
-
-
-@dataclass(frozen=True)
-class Mask:
-    """A mask or bias of an attention site. ``hides``: True where a key is hidden (masked_fill)."""
-
-    node: Node
-    hides: bool = False
 
 
 @dataclass(frozen=True)
@@ -122,7 +117,7 @@ def _sdpa_site(number: int, node: Node, labels: Labels) -> Site:
         feature_place=len(labels.dims[k]) - 1,
         query_dim=labels.dims[q][-2],
         key_dim=labels.dims[k][-2],
-        masks=() if mask is None else (Mask(mask),),
+        masks=() if mask is None else (Mask(mask, node),),
         is_causal=bool(named.get("is_causal", False)),
     )
 
@@ -136,7 +131,8 @@ def _softmax_site(number: int, node: Node, labels: Labels) -> Site | None:
     product, masks = _product_behind(scores)
     if product is None:
         return None
-    operands = [n for n in product.all_input_nodes if n not in {mask.node for mask in masks}]
+    masks += _factors_after(node)
+    operands = _factors(product)
     if len(operands) != 2:
         return None
     query, keys = operands
@@ -172,8 +168,9 @@ def _product_behind(scores: Node) -> tuple[Node | None, list[Mask]]:
     node = scores
     for _ in range(32):
         if node.target in PRODUCTS:
-            if node.target == aten.baddbmm.default:
-                masks.append(Mask(node.args[0]))  # type: ignore[arg-type]
+            added = arguments(node)
+            if node.target == aten.baddbmm.default and added.get("beta", 1) != 0:
+                masks.append(Mask(added["self"], node))
             return node, masks
         if node.target not in BETWEEN:
             return None, []
@@ -181,14 +178,46 @@ def _product_behind(scores: Node) -> tuple[Node | None, list[Mask]]:
         onward = [source for source in sources if _leads_to_product(source)]
         if len(onward) != 1:
             return None, []
-        filled = node.target in BETWEEN[5:7]
+        use = MaskUse.FILLS if _fills(node, onward[0]) else MaskUse.KEEPS
         masks += [
-            Mask(source, hides=filled)
+            Mask(source, node, use)
             for source in sources
             if source is not onward[0] and _rank(source) >= 2
         ]
         node = onward[0]
     return None, []
+
+
+def _factors(product: Node) -> list[Node]:
+    """The two tensors that a product multiplies."""
+    given = arguments(product)
+    if product.target == aten.einsum.default:
+        return list(given["tensors"])
+    names = ("batch1", "batch2") if "batch1" in given else ("self", "other", "mat2")
+    return [given[name] for name in names if name in given]
+
+
+def _fills(node: Node, scores: Node) -> bool:
+    """Does the node replace scores where its condition is True?"""
+    if node.target in (aten.where.self, aten.where.ScalarSelf):
+        return node.args[2] is scores
+    return node.target in (aten.masked_fill.Scalar, aten.masked_fill.Tensor)
+
+
+def _factors_after(softmax: Node) -> list[Mask]:
+    """What the attention weights are multiplied with on the way to the values."""
+    masks: list[Mask] = []
+    node = softmax
+    for _ in range(8):
+        onward = [user for user in node.users if user.target in BETWEEN]
+        if len(onward) != 1:
+            break
+        for other in onward[0].all_input_nodes:
+            if other is not node and _rank(other) >= 2:
+                fills = _fills(onward[0], node)
+                masks.append(Mask(other, onward[0], MaskUse.FILLS if fills else MaskUse.SCALES))
+        node = onward[0]
+    return masks
 
 
 def _leads_to_product(node: Node) -> bool:

@@ -13,6 +13,7 @@ from torch.fx import Interpreter, Node
 from pitome_fx.algorithms import ALGORITHMS
 from pitome_fx.groups import count, first_members, mean_over_groups, sizes
 from pitome_fx.passes.axes import Axis, Dim
+from pitome_fx.passes.masks import MaskUse
 from pitome_fx.passes.pipeline import Outcome
 from pitome_fx.passes.replay import ProjectEvent
 from pitome_fx.passes.rewrite import Merged
@@ -173,8 +174,9 @@ class Simulator(Interpreter):
         assert mask_of is not None
         mask: Tensor = self.env[mask_of.node]
         if mask.dtype != torch.bool:
-            mask = mask > torch.finfo(mask.dtype).min / 2
-        elif mask_of.hides:
+            highest = mask.max(-1, keepdim=True).values
+            mask = (mask - highest.masked_fill(highest == -torch.inf, 0)) >= -1000
+        elif mask_of.use is MaskUse.FILLS:
             mask = ~mask
         row = mask[..., 0, :] if mask.dim() > 1 else mask
         batch = 1

@@ -252,8 +252,8 @@ def replay_merged(
 ) -> tuple[Replay, Tensor]:
     """Replay a case in eager with its first input merged."""
     fakes, source = trace_case(case)
-    program = capture(source, fakes, [False] * len(fakes), [False] * len(fakes))
-    masks = Masks(frozenset(), frozenset())
+    program = capture(source, fakes, [None] * len(fakes), [False] * len(fakes))
+    masks = Masks({}, frozenset())
     labelling = Replay(program.graph, frozenset(), masks)
     labelling.run(*program.inputs)
     first = program.graph.graph.find_nodes(op="placeholder")[0]
@@ -283,7 +283,7 @@ def test_every_rule_has_a_case() -> None:
     used = set()
     for case in CASES.values():
         fakes, source = trace_case(case)
-        program = capture(source, fakes, [False] * len(fakes), [False] * len(fakes))
+        program = capture(source, fakes, [None] * len(fakes), [False] * len(fakes))
         used |= {rule_for(node.target) for node in program.graph.graph.nodes}
     missing = {function.__name__ for function in set(registered().values()) - used}
     # A size is a node only where it is symbolic: test_dynamic.py.

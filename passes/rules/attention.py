@@ -10,7 +10,7 @@ from torch import Tensor
 from pitome_fx.passes.align import align_along, keep_items_apart, with_batch
 from pitome_fx.passes.axes import Dim, TokenTensor, is_merged
 from pitome_fx.passes.masks import MaskKind
-from pitome_fx.passes.moves import logsumexp_keys, project, rows_of, spread
+from pitome_fx.passes.moves import logsumexp_keys, pick, project, spread
 from pitome_fx.passes.replay import Step, UnweightedEvent
 from pitome_fx.passes.rule import Lift, rule
 
@@ -102,6 +102,8 @@ def _query_rows(step: Step, mask: TokenTensor, scores: tuple[Dim, ...]) -> Token
         return TokenTensor(mask.data.narrow(-2, 0, 1), dims, origin=mask.origin)
     if not is_merged(scores[-2]):
         return mask
+    if step.replay.masks.is_structured(mask.origin):
+        raise Lift("a mask that shows different keys to the queries of a group")
     if not mask.data.is_floating_point():
         raise Lift("a bool mask that differs between queries")
     target = (*scores[-len(mask.dims) : -1], mask.dims[-1])
@@ -128,10 +130,7 @@ def _group_mask(mask: TokenTensor, scores: tuple[Dim, ...], log_size: Tensor | N
     assert space is not None
     target = (*scores[:-2], (), scores[-1])
     named = with_batch(mask, target, [-1], 0)
-    dims = (*named.dims[:-1], (scores[-1][0]._replace(space=None),))
-    rows = rows_of(TokenTensor(named.data, dims), (len(dims) - 1, 0), space.batch)
-    index = space.representative.unsqueeze(-1).expand(-1, -1, rows.data.shape[-1])
-    kept = rows.restore(rows.data.gather(1, index), scores[-1][0]).data
+    kept = pick(named, len(named.dims) - 1, scores[-1]).data
     shown = space.size.new_zeros(()) if log_size is None else log_size
     return torch.where(kept, shown, -torch.inf)
 
