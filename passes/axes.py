@@ -73,6 +73,7 @@ class Axis:
         weak: True if only parameters, constants or an expansion gave rise to it, so that in a
             broadcast the other operand's axis is the better name for the result.
         base: for a window (a slice), the axis it was cut from, and from where to where.
+        parts: for a concatenation, the axes it joins (None for what has no single axis).
     """
 
     size: Size
@@ -80,6 +81,7 @@ class Axis:
     base: Axis | None = None
     start: Position = START
     stop: Position = END
+    parts: tuple[tuple[Axis | None, Size], ...] = ()
     _windows: dict[tuple[Position, Position], Axis] = field(default_factory=dict, repr=False)
     _splits: dict[tuple[Size, Size], tuple[Axis, Axis]] = field(default_factory=dict, repr=False)
     _whole: tuple[Axis, Axis, Axis] | None = field(default=None, repr=False)
@@ -94,9 +96,9 @@ class Axis:
         return self._windows[start, stop]
 
     @property
-    def windows(self) -> list[tuple[Position, Position]]:
-        """Start and stop of every slice that was taken of this axis."""
-        return list(self._windows)
+    def windows(self) -> list[Axis]:
+        """Every slice that was taken of this axis."""
+        return list(self._windows.values())
 
     @property
     def is_part(self) -> bool:

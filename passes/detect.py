@@ -6,7 +6,7 @@ Every site gets a verdict: a block to merge in, or a reason a user can act on.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch.fx import Node
@@ -15,7 +15,7 @@ from pitome_fx.passes import rules  # noqa: F401  (registers every token rule)
 from pitome_fx.passes.axes import Axis, Dim, dense_length
 from pitome_fx.passes.capture import Program
 from pitome_fx.passes.functional import aliases
-from pitome_fx.passes.masks import Mask, MaskKind, Masks, MaskUse
+from pitome_fx.passes.masks import Mask, MaskKind, Masks
 from pitome_fx.passes.protect import protected_tokens
 from pitome_fx.passes.replay import Labels, Replay
 from pitome_fx.passes.sites import Site, find_sites, module_path
@@ -168,9 +168,9 @@ def _padding(site: Site, masks: Masks, *, fused_heads: bool) -> Mask | None:
                 "structured attention mask: which keys a query sees differs between queries, "
                 "and that cannot be shown to survive merging"
             )
-        part = masks.padding_part(mask.node, fused_heads)
-        if mask.use is not MaskUse.SCALES and part is not None:
-            found = replace(mask, node=part)
+        part = masks.padding_part(mask, fused_heads)
+        if part is not None:
+            found = part
     return found
 
 

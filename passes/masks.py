@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -66,6 +66,18 @@ ALIGNED = (
 HIDDEN = -1000.0
 """A score this far below the largest of its row has weight exp(−1000) = 0 in every dtype."""
 
+# Ops that hide keys by a condition: does its True keep them, and where is it among the arguments?
+HIDING = {
+    aten.where.ScalarOther: (True, 0),
+    aten.where.self: (True, 0),
+    aten.masked_fill.Scalar: (False, 1),
+}
+
+
+def is_hidden(value: object) -> bool:
+    """Is a scalar so low that it hides a key?"""
+    return isinstance(value, int | float) and value <= HIDDEN
+
 
 def is_masking(values: Tensor) -> Tensor:
     """Where a bool or float mask (…, K) hides a key: False, or far below the rest of its row.
@@ -116,25 +128,34 @@ class Masks:
         """May two queries see the mask differently?"""
         return self.dataflow.varies_along(mask, -2)
 
-    def padding_part(self, mask: Node, fused_heads: bool = False) -> Node | None:
+    def padding_part(self, mask: Mask, fused_heads: bool = False) -> Mask | None:
         """The part of a mask that is the same for every query and head, None if it has none.
 
         Args:
             fused_heads: the heads are in one dimension with the batch, and not dimension −3.
         """
-        value = self.dataflow.evaluate(mask)
+        node = mask.node
+        value = self.dataflow.evaluate(node)
         if value is not None:
-            return mask if _kind_of_value(value) is MaskKind.PADDING else None
-        if mask in self.constants:
+            return mask if self.kind(node, mask.use) is MaskKind.PADDING else None
+        if node in self.constants or mask.use is MaskUse.SCALES:
             return None
-        if not self.differs_between_queries(mask):
-            return None if self._differs_between_heads(mask, fused_heads) else mask
-        if mask.target in ALIGNED:
-            parts = [
-                self.padding_part(n, fused_heads) for n in mask.all_input_nodes if is_tensor(n)
+        if not self.differs_between_queries(node):
+            return None if self._differs_between_heads(node, fused_heads) else mask
+        inner: list[Mask] = []
+        if node.target in ALIGNED:
+            inner = [replace(mask, node=source) for source in node.all_input_nodes]
+        elif node.target in HIDING and is_hidden(node.args[2]):
+            keeps, condition = HIDING[node.target]
+            use = MaskUse.KEEPS if keeps else MaskUse.FILLS
+            bias, hider = node.args[1 - condition], node.args[condition]
+            inner = [
+                replace(mask, node=source, use=of)
+                for source, of in ((hider, use), (bias, mask.use))
+                if isinstance(source, Node)
             ]
-            return next((part for part in parts if part is not None), None)
-        return None
+        parts = (self.padding_part(part, fused_heads) for part in inner if is_tensor(part.node))
+        return next((part for part in parts if part is not None), None)
 
     def _differs_between_heads(self, mask: Node, fused_heads: bool) -> bool:
         """May two heads see the mask differently?"""
@@ -160,8 +181,9 @@ class Masks:
             return True
         if rank_of(node) >= 2 and not self.differs_between_queries(node):
             return True
-        if node.target in ALIGNED and is_float(node):
-            return all(self._is_bias(source) for source in node.all_input_nodes)
+        inner = [source for source in node.all_input_nodes if rank_of(source)]
+        if is_float(node) and (node.target in ALIGNED or node.target in HIDING):
+            return all(self._is_bias(source) for source in inner)
         return False
 
     def _is_learned(self, node: Node) -> bool:

@@ -177,6 +177,11 @@ def _thick_enough(merges: Sequence[Merge], options: Options) -> tuple[list[Merge
             refusals[merge.block.site] = (
                 f"too few tokens: {before}, and min_tokens is {options.min_tokens}"
             )
+        elif isinstance(before, int) and merge.block.front + merge.block.back >= before - 1:
+            refusals[merge.block.site] = (
+                f"all of its {before} tokens are protected (the first {merge.block.front} and "
+                f"the last {merge.block.back})"
+            )
         elif isinstance(before, int) and before == after:
             refusals[merge.block.site] = (
                 f"too few tokens: the amount asked for removes none of {before}"

@@ -6,7 +6,7 @@ distillation, register, detection tokens), and those that a select or slice pick
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch.fx import Node
@@ -18,10 +18,7 @@ aten = torch.ops.aten
 
 
 def protected_tokens(
-    axis: Axis,
-    labels: Labels,
-    constant: frozenset[Node],
-    protect: int | None,
+    axis: Axis, labels: Labels, constant: frozenset[Node], protect: int | None
 ) -> tuple[int, int]:
     """How many tokens at the front and at the back never merge.
 
@@ -31,7 +28,8 @@ def protected_tokens(
     if protect is not None:
         return protect, 0
     front, back = _appended(axis, labels, constant)
-    for position in sorted(_cuts(axis)):
+    joins = [found for found in labels.axes.values() if found.parts]
+    for position in sorted(_cuts(axis, joins)):
         index = position.within(axis.size)
         if _covered(index, axis.size, front, back) or _too_deep(position, axis.size):
             continue
@@ -64,8 +62,33 @@ def _leading(pieces: Iterable[object], dim: int, constant: frozenset[Node]) -> i
     return 0
 
 
-def _cuts(axis: Axis) -> set[Position]:
-    return {p for window in axis.windows for p in window if p.offset > 0}
+def _cuts(axis: Axis, joins: Sequence[Axis]) -> set[Position]:
+    """Where the graph cuts the axis, also by way of its slices and of what it is joined into."""
+    cuts = {p for window in axis.windows for p in (window.start, window.stop)}
+    for window in axis.windows:
+        for cut in _cuts(window, joins):
+            # A cut of the slice, counted from the slice's own start or stop.
+            edge = window.stop if cut.from_end else window.start
+            if cut.from_end == edge.from_end:
+                cuts.add(Position(edge.offset + cut.offset, cut.from_end))
+    for join in joins:
+        before: Size = 0
+        for part, size in join.parts:
+            if part is axis:
+                after = join.size - before - size
+                cuts |= _inside(_cuts(join, joins), before, after)
+            before = before + size
+    return {cut for cut in cuts if cut.offset > 0}
+
+
+def _inside(cuts: Iterable[Position], before: Size, after: Size) -> set[Position]:
+    """Cuts of a concatenation as cuts of one part, which has tokens before and after it."""
+    inside = set()
+    for cut in cuts:
+        outside = after if cut.from_end else before
+        if isinstance(outside, int):
+            inside.add(Position(max(cut.offset - outside, 0), cut.from_end))
+    return inside
 
 
 def _covered(index: Size, size: Size, front: int, back: int) -> bool:

@@ -118,7 +118,10 @@ class Merger:
             self.skipped[block] = "another axis of these tokens is merged, each item on its own"
             return x
         before = length(x.dims[block.token_place])
-        protected = block.front + block.back
+        # Tokens that an earlier state let merge have no place to be protected at.
+        front = block.front if parent is None else min(block.front, parent.front)
+        back = block.back if parent is None else min(block.back, parent.back)
+        protected = front + back
         padding = self._padding(replay, block, parent, keys)
         k = merge.amount.removed(
             before - protected, block.axis.size - protected, padding is not None
@@ -141,8 +144,8 @@ class Merger:
             padding,
             self.options.algorithm,
             k,
-            block.front,
-            block.back,
+            front,
+            back,
             merge.margin,
             self.options.alpha,
         )
@@ -152,8 +155,8 @@ class Merger:
             parent,
             step,
             size,
-            block.front,
-            block.back,
+            front,
+            back,
             _kept_apart(replay, block, parent, padding),
             len(self.merged),
         )

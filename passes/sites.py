@@ -23,7 +23,10 @@ PRODUCTS = (
     aten.baddbmm.default,
     aten.einsum.default,
 )
+WHERE = (aten.where.self, aten.where.ScalarSelf, aten.where.ScalarOther)
 BETWEEN = (
+    *WHERE,
+    *WHERE,
     aten.add.Tensor,
     aten.sub.Tensor,
     aten.mul.Tensor,
@@ -31,9 +34,6 @@ BETWEEN = (
     aten.div.Tensor,
     aten.masked_fill.Scalar,
     aten.masked_fill.Tensor,
-    aten.where.self,
-    aten.where.ScalarOther,
-    aten.where.ScalarSelf,
     aten.dropout.default,
     aten.to.dtype,
     aten.view.default,
@@ -179,9 +179,11 @@ def _product_behind(scores: Node) -> tuple[Node | None, list[Mask]]:
         if len(onward) != 1:
             return None, []
         use = MaskUse.FILLS if _fills(node, onward[0]) else MaskUse.KEEPS
+        # Of a where, the condition is the mask.
+        others = sources[:1] if node.target in WHERE else sources
         masks += [
             Mask(source, node, use)
-            for source in sources
+            for source in others
             if source is not onward[0] and _rank(source) >= 2
         ]
         node = onward[0]
@@ -199,7 +201,7 @@ def _factors(product: Node) -> list[Node]:
 
 def _fills(node: Node, scores: Node) -> bool:
     """Does the node replace scores where its condition is True?"""
-    if node.target in (aten.where.self, aten.where.ScalarSelf):
+    if node.target in WHERE:
         return node.args[2] is scores
     return node.target in (aten.masked_fill.Scalar, aten.masked_fill.Tensor)
 

@@ -119,14 +119,14 @@ class Simulator(Interpreter):
 
     def _decide(self, merge: Merged, rows: Tensor, before: Tensor) -> Tensor:
         """Who merges with whom, decided on the first member of every present group."""
-        block, options = merge.plan.block, self.outcome.options
+        options, front, back = self.outcome.options, merge.space.front, merge.space.back
         first = first_members(before)
         count = first.shape[1]
         metric = rows if options.metric == "hidden" else self._mean_keys(merge)
         metric = metric.gather(1, first.unsqueeze(-1).expand(-1, -1, metric.shape[-1]))
         wide = torch.promote_types(metric.dtype, torch.float32)
         padding = self._padding(merge).gather(1, first) if merge.has_padding else None
-        inner = slice(block.front, count - block.back)
+        inner = slice(front, count - back)
         found = ALGORITHMS[options.algorithm].match(
             metric.to(wide)[:, inner],
             sizes(before).to(wide)[:, inner],
@@ -137,23 +137,23 @@ class Simulator(Interpreter):
         )
         kept = torch.cat(
             [
-                torch.arange(block.front).expand(rows.shape[0], -1),
-                found.kept + block.front,
-                torch.arange(count - block.back, count).expand(rows.shape[0], -1),
+                torch.arange(front).expand(rows.shape[0], -1),
+                found.kept + front,
+                torch.arange(count - back, count).expand(rows.shape[0], -1),
             ],
             1,
         )
         group = torch.full_like(first, -1)
         group.scatter_(1, kept, torch.arange(kept.shape[1]).expand_as(kept))
-        group.scatter_(1, found.moved + block.front, found.target + block.front)
+        group.scatter_(1, found.moved + front, found.target + front)
         return group.gather(1, before)
 
     def _removed(self, merge: Merged, tokens: int) -> int:
         """How many of the present tokens the plan removes."""
         if isinstance(merge.before, int) and isinstance(merge.after, int):
             return merge.before - merge.after
-        block = merge.plan.block
-        return int(merge.plan.amount.removed_symbolic(tokens - block.front - block.back))
+        protected = merge.space.front + merge.space.back
+        return int(merge.plan.amount.removed_symbolic(tokens - protected))
 
     def _mean_keys(self, merge: Merged) -> Tensor:
         """Keys of the site averaged over heads, (B, N, D)."""

@@ -34,6 +34,10 @@ def cat(step: Step, tensors: Sequence[TokenTensor], dim: int = 0) -> TokenTensor
     new = _join(joined)
     if new is None:
         new = step.fresh(dim, step.value.shape[dim])
+        new[0].axis.parts = tuple(
+            (part[0].axis if len(part) == 1 else None, x.dense_shape[dim])
+            for part, x in zip(joined, tensors, strict=True)
+        )
         if any(is_merged(part) for part in joined):
             new = _joined_merged(new, joined, tensors, dim)
     return TokenTensor(step(parts, dim), _with(dims, dim, new))

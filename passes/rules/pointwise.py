@@ -25,6 +25,8 @@ aten = torch.ops.aten
     aten.lift_fresh_copy,
     aten.masked_fill,
     aten.where.self,
+    aten.where.ScalarSelf,
+    aten.where.ScalarOther,
     aten.__and__,
     aten.__or__,
     aten.__xor__,
