@@ -48,7 +48,9 @@ def align(
     """
     rank = max((len(x.dims) - trailing for x in operands), default=0)
     batch = batch_axes(operands) | batch
-    target = tuple(_meet([_at(x, p, trailing) for x in operands], batch) for p in range(-rank, 0))
+    # Dimensions are named by what is computed, before the conditions it is masked with.
+    naming = sorted(operands, key=lambda x: not x.data.is_floating_point())
+    target = tuple(_meet([_at(x, p, trailing) for x in naming], batch) for p in range(-rank, 0))
     if not any(is_merged(dim) for dim in target):
         return list(operands), target
     return [_bring(step, x, target, trailing) for x in operands], target

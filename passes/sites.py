@@ -26,7 +26,6 @@ PRODUCTS = (
 WHERE = (aten.where.self, aten.where.ScalarSelf, aten.where.ScalarOther)
 BETWEEN = (
     *WHERE,
-    *WHERE,
     aten.add.Tensor,
     aten.sub.Tensor,
     aten.mul.Tensor,
@@ -136,7 +135,8 @@ def _softmax_site(number: int, node: Node, labels: Labels) -> Site | None:
     if len(operands) != 2:
         return None
     query, keys = operands
-    key_dim, query_dim = dims[-1], dims[-2]
+    # What masks the scores may have renamed their dimensions: ask the product.
+    key_dim, query_dim = labels.dims[product][-1], labels.dims[product][-2]
     key_dims = labels.dims[keys]
     if not key_dim or key_dims.count(key_dim) != 1:
         return None
