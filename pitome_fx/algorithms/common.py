@@ -41,3 +41,11 @@ def cosines(units: Tensor, a: Tensor, b: Tensor, padding: Tensor | None) -> Tens
         mixed = padding.gather(1, a).unsqueeze(2) != padding.gather(1, b).unsqueeze(1)
         scores = scores.masked_fill(mixed, -torch.inf)
     return scores
+
+
+def nearest(scores: Tensor) -> Tensor:
+    """Index of the highest score in each row of (B, n, m), the first of equals; m may be 0."""
+    if not isinstance(scores.shape[-1], int) or scores.shape[-1] == 0:
+        # A symbolic number of tokens may turn out to leave nothing to merge.
+        scores = torch.nn.functional.pad(scores, (0, 1), value=-torch.inf)
+    return scores.argmax(-1)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from pitome_fx.algorithms.common import cosines, merge_order, total_energy, unit
+from pitome_fx.algorithms.common import cosines, merge_order, nearest, total_energy, unit
 from pitome_fx.algorithms.registry import Match, register
 
 
@@ -20,7 +20,7 @@ def ordered_split(energy: Tensor, units: Tensor, padding: Tensor | None, k: int)
     """
     order = merge_order(energy, padding)
     a, b, rest = order[:, 0 : 2 * k : 2], order[:, 1 : 2 * k : 2], order[:, 2 * k :]
-    best = cosines(units, a, b, padding).argmax(-1)
+    best = nearest(cosines(units, a, b, padding))
     return Match(torch.cat([rest, b], 1), a, rest.shape[1] + best)
 
 

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from pitome_fx.algorithms.common import cosines, merge_order, total_energy, unit
+from pitome_fx.algorithms.common import cosines, merge_order, nearest, total_energy, unit
 from pitome_fx.algorithms.registry import Match, register
 
 
@@ -31,7 +31,7 @@ def pitome_text(
     if padding is not None:
         mergeable = _halves_of_each_kind(mergeable, padding)
     a, b = mergeable[:, :k], mergeable[:, k:]
-    best = cosines(units, a, b, padding).argmax(-1)
+    best = nearest(cosines(units, a, b, padding))
     return Match(torch.cat([rest, b], 1), a, rest.shape[1] + best)
 
 
