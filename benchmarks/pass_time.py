@@ -64,6 +64,7 @@ def main() -> None:
         with console.status(name):
             measured[name] = in_fresh_process(name, args.warm)
     show(measured)
+    show_goals(measured)
     show_growth(measured)
     if args.json:
         args.json.write_text(json.dumps({"machine": machine(), "seconds": measured}, indent=2))
@@ -113,29 +114,31 @@ def warm_median(runs: list[Seconds]) -> float:
     return statistics.median(total(run) for run in runs[1:])
 
 
-def verdict(seconds: float, goal: float | None) -> str:
-    """Seconds beside their goal, where there is one."""
-    if goal is None:
-        return f"{seconds:.2f}"
-    return f"{seconds:.2f} (goal ≤ {goal}: {'reached' if seconds <= goal else 'missed'})"
-
-
 def show(measured: dict[str, list[Seconds]]) -> None:
-    """Totals of the first pass and of the warm ones, and the warm median of each stage."""
-    table = Table("model", "blocks", "first, s", "warm, s", *(f"{stage}, s" for stage in STAGES))
+    """Seconds of the first pass and of the warm ones, and the warm median of each stage."""
+    table = Table("model", "blocks", "first", "warm", *STAGES, title="Seconds, capture to rewrite")
     for name, runs in measured.items():
-        case = CASES[name]
         stages = [statistics.median(run[stage] for run in runs[1:]) for stage in STAGES]
-        table.add_row(
-            name,
-            str(case.config.depth),
-            verdict(total(runs[0]), case.first_goal),
-            verdict(warm_median(runs), case.warm_goal),
-            *(f"{stage:.2f}" for stage in stages),
-        )
+        row = [total(runs[0]), warm_median(runs), *stages]
+        table.add_row(name, str(CASES[name].config.depth), *(f"{s:.2f}" for s in row))
     console.print(table)
-    spread = max(total(run) for runs in measured.values() for run in runs[1:])
-    console.print(f"Warm: medians of {len(runs) - 1} passes; the slowest took {spread:.2f} s.")
+    console.print("Warm, and its stages: medians over the passes after the first.")
+
+
+def show_goals(measured: dict[str, list[Seconds]]) -> None:
+    """The measured times that have a goal, beside it; warm with the range of the passes."""
+    for name, runs in measured.items():
+        case, warm = CASES[name], [total(run) for run in runs[1:]]
+        span = f" [{min(warm):.2f}–{max(warm):.2f}]"
+        show_goal(f"{name}, first", total(runs[0]), "", case.first_goal)
+        show_goal(f"{name}, warm", warm_median(runs), span, case.warm_goal)
+
+
+def show_goal(what: str, seconds: float, span: str, goal: float | None) -> None:
+    """One line, where there is a goal."""
+    if goal is not None:
+        verdict = "reached" if seconds <= goal else "missed"
+        console.print(f"{what}: {seconds:.2f} s{span}, goal ≤ {goal} s {verdict}", markup=False)
 
 
 def show_growth(measured: dict[str, list[Seconds]]) -> None:

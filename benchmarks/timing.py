@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import statistics
@@ -65,35 +66,38 @@ def interleaved(
     *,
     rounds: int = 20,
     warmup: int = 3,
+    at_least: float = 0.05,
     device: torch.device | str = "cpu",
     on_round: Callable[[int], object] = lambda done: None,
 ) -> Timings:
-    """Time every callable once per round, after `warmup` untimed rounds.
+    """Time every callable once per round, after `warmup` untimed rounds (one at the least).
 
     The order rotates from round to round, so that none always runs on another's warm cache.
-    On CUDA each call is timed from an idle device to an idle device. `on_round` gets the number
-    of timed rounds done.
+    A call shorter than `at_least` seconds is repeated to fill them, and the mean counts. On CUDA
+    the clock runs from an idle device to an idle device. `on_round` gets the number of timed
+    rounds done.
     """
     names = list(calls)
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(-warmup, rounds):
+    for _ in range(max(1, warmup)):
+        once = {name: seconds_of(call, 1, device) for name, call in calls.items()}
+    repeats = {name: max(1, math.ceil(at_least / took)) for name, took in once.items()}
+    for turn in range(rounds):
         shift = turn % len(names)
         for name in names[shift:] + names[:shift]:
-            took = seconds_of(calls[name], device)
-            if turn >= 0:
-                seconds[name].append(took)
-        if turn >= 0:
-            on_round(turn + 1)
+            seconds[name].append(seconds_of(calls[name], repeats[name], device))
+        on_round(turn + 1)
     return Timings(seconds)
 
 
-def seconds_of(call: Call, device: torch.device | str = "cpu") -> float:
-    """Wall-clock seconds of one call, including all the work it queued on `device`."""
+def seconds_of(call: Call, repeats: int = 1, device: torch.device | str = "cpu") -> float:
+    """Mean wall-clock seconds of `repeats` calls, including all the work queued on `device`."""
     synchronize(device)
     start = time.perf_counter()
-    call()
+    for _ in range(repeats):
+        call()
     synchronize(device)
-    return time.perf_counter() - start
+    return (time.perf_counter() - start) / repeats
 
 
 def synchronize(device: torch.device | str) -> None:

@@ -28,7 +28,9 @@ def stack(step: Step, tensors: Sequence[TokenTensor], dim: int = 0) -> TokenTens
 def cat(step: Step, tensors: Sequence[TokenTensor], dim: int = 0) -> TokenTensor:
     """Adjacent windows of one axis make that axis again; other tokens join into a new one."""
     dim %= len(step.value.shape)
-    joined = [x.dims[dim] if len(x.dims) > dim else () for x in tensors]
+    # An empty 1-d tensor may be joined to anything (a fresh key-value cache): it adds nothing.
+    tensors = [x for x in tensors if len(x.dims) == len(step.value.shape)]
+    joined = [x.dims[dim] for x in tensors]
     hidden = [hide(x, dim) for x in tensors]
     parts, dims = align(step, hidden, batch=batch_axes(tensors))
     new = _join(joined)

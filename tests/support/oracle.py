@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
 import pitome_fx
+from pitome_fx import Report
 from pitome_fx.testing import run_recorded, simulate
 from tests.support.models import Case
 
@@ -41,6 +41,23 @@ def transformed(case: Case, **options: Any) -> GraphModule:
     """The case's model on merged tokens; a refusal or a failing pass raises."""
     options = {"strict": True, **options}
     return pitome_fx.transform(case.model, case.args, case.kwargs, **options)
+
+
+def explained(case: Case, **options: Any) -> Report:
+    """The report on the case's model."""
+    with torch.no_grad():
+        return pitome_fx.explain(case.model, *case.args, options=options, **case.kwargs)
+
+
+def counts(report: Report) -> list[tuple[int, int]]:
+    """Tokens before and after every attention site."""
+    return [(block.tokens_before, block.tokens_after) for block in report.blocks]
+
+
+def expected(case: Case, **options: Any) -> Any:
+    """What the case's model computes on merged tokens, by simulation."""
+    with torch.no_grad():
+        return simulate(case.model, case.args, case.kwargs, **options)
 
 
 def assert_keeps_the_law(
@@ -106,13 +123,3 @@ def pitome_nodes(graph: GraphModule, name: str) -> list[torch.fx.Node]:
     """All nodes of one pitome op, in order."""
     op = getattr(torch.ops.pitome, name).default
     return list(graph.graph.find_nodes(op="call_function", target=op))
-
-
-def quietly_dense(case: Case, **options: Any) -> tuple[Any, list[str]]:
-    """Output of the transformed model where it may run dense, and the warnings given."""
-    with warnings.catch_warnings(record=True) as caught, torch.no_grad():
-        warnings.simplefilter("always")
-        graph = pitome_fx.transform(case.model, case.args, case.kwargs, **options)
-        output = graph(*case.args, **case.kwargs)
-    told = [str(w.message) for w in caught if issubclass(w.category, pitome_fx.PitomeWarning)]
-    return output, told

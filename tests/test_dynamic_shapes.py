@@ -1,0 +1,117 @@
+"""Dynamic batch sizes and text lengths: one compile, right for all of them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor
+
+import pitome_fx
+from pitome_fx.testing import run_recorded, simulate
+from tests.support.blocks import BY_HAND
+from tests.support.compiled import compiled, recording, told
+from tests.support.models import HUGGING_FACE, TIMM, TORCH, Case, token_ids
+from tests.support.oracle import assert_close, assert_same_form
+
+MODELS = {**TIMM, **HUGGING_FACE, **TORCH, **BY_HAND}
+BATCHED = ["vit", "beit", "bert", "hf-vit", "encoder-padded", "einsum", "bmm-bias"]
+
+
+def of_batch(case: Case, size: int, mark: bool) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The case's inputs with other values and another batch size."""
+
+    def resized(x: Tensor) -> Tensor:
+        items = torch.arange(size) % x.shape[0]
+        x = x.index_select(0, items)
+        x = x + torch.randn_like(x) if x.is_floating_point() else x
+        if mark:
+            torch._dynamo.mark_dynamic(x, 0)
+        return x
+
+    return pytree.tree_map_only(Tensor, resized, (case.args, dict(case.kwargs)))
+
+
+@pytest.mark.parametrize("name", BATCHED)
+def test_one_graph_serves_every_batch_size(name: str) -> None:
+    case = MODELS[name]().to(torch.float64)
+    with recording() as graphs, torch.no_grad():
+        model = compiled(case.model, ratio=0.8, lowering="recording")
+        for size in (2, 5):
+            args, kwargs = of_batch(case, size, mark=True)
+            output = model(*args, **kwargs)
+            assert_close(output, simulate(case.model, args, kwargs, ratio=0.8), 1e-9)
+            assert_same_form(output, case.model(*args, **kwargs))
+    assert len(graphs) == 1
+
+
+@pytest.mark.parametrize("name", ["vit", "bert", "encoder"])
+def test_compiled_as_often_as_dense(name: str) -> None:
+    case = MODELS[name]()
+
+    def compilations(backend: str, **settings: Any) -> int:
+        torch._dynamo.reset()
+        with recording() as graphs, torch.no_grad():
+            model = torch.compile(case.model, backend=backend, **settings)
+            for size in (2, 3, 4, 7, 1):
+                args, kwargs = of_batch(case, size, mark=False)
+                model(*args, **kwargs)
+        return len(graphs)
+
+    options = {"lowering": "recording", "ratio": 0.8, "strict": True}
+    assert compilations("pitome", options=options) == compilations("recording")
+
+
+def text(tokens: int) -> tuple[tuple[()], Mapping[str, Tensor]]:
+    inputs = token_ids(max(tokens, 24))
+    return (), {key: value[:, :tokens] for key, value in inputs.items()}
+
+
+def sequence(tokens: int) -> tuple[tuple[Tensor], Mapping[str, Tensor]]:
+    return (torch.randn(2, tokens, 48, dtype=torch.float64),), {}
+
+
+def sequence_first(tokens: int) -> tuple[tuple[Tensor], Mapping[str, Tensor]]:
+    return (torch.randn(tokens, 2, 48, dtype=torch.float64),), {}
+
+
+LENGTHS = {"bert": text, "encoder": sequence, "encoder-sequence-first": sequence_first}
+
+
+@pytest.mark.parametrize("name", LENGTHS)
+def test_one_graph_serves_every_length(name: str) -> None:
+    """Also those too short to merge anything: outputs keep their form, and no call fails."""
+    case = MODELS[name]().to(torch.float64)
+    with recording() as graphs, torch.no_grad(), told():
+        model = compiled(case.model, ratio=0.9, lowering="recording", strict=False)
+        for tokens in (40, 33, 24, 17, 12, 9, 6, 3, 2):
+            args, kwargs = LENGTHS[name](tokens)
+            for x in (*args, *kwargs.values()):
+                torch._dynamo.maybe_mark_dynamic(x, 0 if name.endswith("first") else 1)
+            output = model(*args, **kwargs)
+            assert_same_form(output, case.model(*args, **kwargs))
+            assert all(x.isfinite().all() for x in pytree.tree_leaves(output))
+
+
+@pytest.mark.parametrize("ratio", [0.95, 0.6])
+@pytest.mark.parametrize("name", ["bert", "encoder"])
+def test_the_law_holds_at_every_length(name: str, ratio: float) -> None:
+    case = MODELS[name]().to(torch.float64)
+    args, kwargs = LENGTHS[name](40)
+    length = torch.export.Dim("length", min=16, max=64)
+    shapes = [{1: length} for _ in (*args, *kwargs)]
+    program = torch.export.export(case.model, args, dict(kwargs), dynamic_shapes=shapes)
+    merged = pitome_fx.transform(program, ratio=ratio, strict=True)
+    assert isinstance(merged, torch.export.ExportedProgram)
+    for tokens in (40, 33, 24, 57):
+        args, kwargs = LENGTHS[name](tokens)
+        with torch.no_grad():
+            output, assignments = run_recorded(merged.module(), *args, **kwargs)
+            wanted = simulate(program, args, kwargs, ratio=ratio)
+        assert_close(output, wanted, 1e-9)
+        # The closed form of the plan: ⌈T·c/q⌉ tokens with c = q·ratioⁿ.
+        left = [int(a.max()) + 1 for a in assignments]
+        first = 1 if name == "bert" else 0
+        assert left[0] == pytest.approx(first + (tokens - first) * ratio, abs=1)
+        assert left[2] == pytest.approx(first + (tokens - first) * ratio**3, abs=1)
