@@ -55,6 +55,7 @@ def _try_merge(
     """The merged graph, None where the model must run dense (said in a warning)."""
     try:
         outcome = _run(graph, example_inputs, options)
+        reason = why_nothing_merges(outcome) if outcome.rewritten is None else ""
     except OptionsError:
         raise
     except Exception as error:
@@ -69,7 +70,6 @@ def _try_merge(
         )
         return None
     if outcome.rewritten is None:
-        reason = why_nothing_merges(outcome)
         if options.strict:
             raise RefusedError(reason)
         warnings.warn(reason, PitomeWarning, stacklevel=2)
