@@ -6,5 +6,6 @@
     rewrite   replay the graph with token rules, merging at the planned points
 
 What the stages speak: ``axes`` (dimensions), ``spaces`` (merge states), ``masks``, ``replay``
-(the interpreter) and ``rules`` (what each op makes of merged tokens).
+(the interpreter), ``rules`` (what each op makes of merged tokens), ``metric`` (what tokens are
+compared by).
 """

@@ -43,18 +43,18 @@ class Rows:
         back = [0] * len(order)
         for position, source in enumerate(order):
             back[source] = position
-        data = _reshape(rows, [atoms[i].length for i in order])
-        return TokenTensor(_reshape(_permute(data, back), [length(dim) for dim in dims]), dims)
+        data = reshape(rows, [atoms[i].length for i in order])
+        return TokenTensor(reshape(permute(data, back), [length(dim) for dim in dims]), dims)
 
 
 def rows_of(x: TokenTensor, place: tuple[int, int], batch: tuple[Axis, ...]) -> Rows:
     """Bring x to (B, N, F), N being axis ``place[1]`` of dimension ``place[0]``."""
     atoms, order = _row_order(x.dims, place, batch)
-    data = _permute(_reshape(x.data, [atom.length for atom in atoms]), order)
+    data = permute(reshape(x.data, [atom.length for atom in atoms]), order)
     rest = [atoms[i].length for i in order[len(batch) + 1 :]]
     lead = product(axis.size for axis in batch)
     token = x.dims[place[0]][place[1]].length
-    return Rows(_reshape(data, [lead, token, product(rest)]), x.dims, place, batch)
+    return Rows(reshape(data, [lead, token, product(rest)]), x.dims, place, batch)
 
 
 def _row_order(
@@ -68,12 +68,14 @@ def _row_order(
     return atoms, [*lead, token, *rest]
 
 
-def _reshape(x: Tensor, shape: list[Size]) -> Tensor:
+def reshape(x: Tensor, shape: list[Size]) -> Tensor:
+    """x in another shape; x itself if it has that shape."""
     same = x.dim() == len(shape) and all(map(same_size, x.shape, shape))
     return x if same else x.reshape(shape)
 
 
-def _permute(x: Tensor, order: list[int]) -> Tensor:
+def permute(x: Tensor, order: list[int]) -> Tensor:
+    """x with its dimensions in another order; x itself if they are in order."""
     return x if order == sorted(order) else x.permute(order)
 
 
@@ -189,10 +191,10 @@ def spread(
             present = (d, a) == place or atom.axis in needed
             shape.append(atom.length if present else 1)
             full.append(atom.length)
-    data = _reshape(_in_dim_order(values, space, dims, place), shape)
+    data = reshape(_in_dim_order(values, space, dims, place), shape)
     if shape != full:
         data = data.expand(full)
-    return _reshape(data, [_spread_length(d, dim, place, needed) for d, dim in enumerate(dims)])
+    return reshape(data, [_spread_length(d, dim, place, needed) for d, dim in enumerate(dims)])
 
 
 def _spread_length(d: int, dim: Dim, place: tuple[int, int], needed: set[Axis]) -> Size:
@@ -210,6 +212,6 @@ def _in_dim_order(
         for a, atom in enumerate(dim)
         if (d, a) == place or atom.axis in space.batch
     ]
-    split = _reshape(values, [*[axis.size for axis in space.batch], space.count])
+    split = reshape(values, [*[axis.size for axis in space.batch], space.count])
     order = [len(space.batch) if axis is None else space.batch.index(axis) for axis in found]
-    return _permute(split, order)
+    return permute(split, order)

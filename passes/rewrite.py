@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,11 +11,12 @@ from torch.fx import GraphModule, Node
 
 from pitome_fx.ops import emit
 from pitome_fx.options import Options
-from pitome_fx.passes.align import with_batch, with_dim
+from pitome_fx.passes.align import with_dim
 from pitome_fx.passes.axes import Atom, Size, TokenTensor, is_merged, length
 from pitome_fx.passes.capture import Program, trace
 from pitome_fx.passes.detect import Block, Detection
-from pitome_fx.passes.masks import MaskUse, is_masking
+from pitome_fx.passes.masks import MaskUse
+from pitome_fx.passes.metric import mean_keys, padding_number, present_padding
 from pitome_fx.passes.moves import rows_of
 from pitome_fx.passes.plan import Merge, Plan
 from pitome_fx.passes.replay import LiftEvent, ProjectEvent, Replay, UnweightedEvent
@@ -109,139 +110,62 @@ class Merger:
 
     def _merge(self, replay: Replay, merge: Merge, x: TokenTensor) -> TokenTensor:
         block = merge.block
-        parent = x.dims[block.token_place][0].space
         keys = replay.env[block.site.keys]
-        if not _in_state(keys.dims[block.site.token_place], parent):
-            self.skipped[block] = "its keys and its residual stream are merged differently"
-            return x
-        if any(space is not parent for space in (*x.spaces(), *keys.spaces())):
-            self.skipped[block] = "another axis of these tokens is merged, each item on its own"
-            return x
+        parent = x.dims[block.token_place][0].space
         before = length(x.dims[block.token_place])
+        reason = _why_not(x, keys, block, parent)
+        if reason is not None:
+            self.skipped[block] = reason
+            return x
         # Tokens that an earlier state let merge have no place to be protected at.
         front = block.front if parent is None else min(block.front, parent.front)
         back = block.back if parent is None else min(block.back, parent.back)
-        protected = front + back
-        padding = self._padding(replay, block, parent, keys)
-        k = merge.amount.removed(
-            before - protected, block.axis.size - protected, padding is not None
-        )
+        padding = present_padding(replay, block, parent, keys)
+        now, first = before - front - back, block.axis.size - front - back
+        k = merge.amount.removed(now, first, padding is not None)
         if isinstance(k, int) and k <= 0:
             self.skipped[block] = f"too few tokens: the amount asked for removes none of {before}"
             return x
-        place = (block.token_place, 0)
         if parent is None:
             dense = (Atom(block.axis),)
             x = with_dim(x, block.token_place, dense)
             keys = with_dim(keys, block.site.token_place, dense)
-        rows = rows_of(x, place, block.batch)
-        metric = rows.data if self.options.metric == "hidden" else _mean_keys(keys, block)
+        rows = rows_of(x, (block.token_place, 0), block.batch)
+        metric = rows.data if self.options.metric == "hidden" else mean_keys(keys, block)
         size = _ones(metric) if parent is None else parent.size
-        step = emit(
-            "match",
-            metric,
-            size,
-            padding,
-            self.options.algorithm,
-            k,
-            front,
-            back,
-            merge.margin,
-            self.options.alpha,
-        )
+        how = (self.options.algorithm, k, front, back, merge.margin, self.options.alpha)
+        step = emit("match", metric, size, padding, *how)
         space = merged_space(
-            block.axis,
-            block.batch,
-            parent,
-            step,
-            size,
-            front,
-            back,
-            _kept_apart(replay, block, parent, padding),
-            len(self.merged),
+            axis=block.axis,
+            batch=block.batch,
+            parent=parent,
+            step=step,
+            size=size,
+            front=front,
+            back=back,
+            padding=frozenset() if padding is None else padding_number(replay, block),
+            index=len(self.merged),
         )
         self.merged.append(Merged(merge, before, space.count, space, padding is not None))
-        merged = rows.restore(emit("merge", rows.data, size, *step), Atom(block.axis, space))
-        return TokenTensor(merged.data, merged.dims, tainted=True)
+        merged = emit("merge", rows.data, size, *step)
+        return replace(rows.restore(merged, Atom(block.axis, space)), tainted=True)
 
-    def _padding(
-        self, replay: Replay, block: Block, parent: TokenSpace | None, keys: TokenTensor
-    ) -> Tensor | None:
-        """Which present tokens are padding, (B, N) bool; None if no mask says so."""
-        if block.padding is None:
-            return None
-        number = replay.masks.dataflow.number(block.padding.node)
-        if parent is not None and number not in parent.padding:
-            return None
-        mask = replay.env[block.padding.node]
-        fills = block.padding.use is MaskUse.FILLS
-        hidden = mask.data if fills else is_masking(mask.data)
-        rows = _padding_rows(TokenTensor(hidden, mask.dims), keys, block)
-        return rows if parent is None else rows.gather(1, parent.representative)
+
+def _why_not(
+    x: TokenTensor, keys: TokenTensor, block: Block, parent: TokenSpace | None
+) -> str | None:
+    """Why a planned merge cannot take place after all, None if it can."""
+    if not _in_state(keys.dims[block.site.token_place], parent):
+        return "its keys and its residual stream are merged differently"
+    if any(space is not parent for space in (*x.spaces(), *keys.spaces())):
+        return "another axis of these tokens is merged, each item on its own"
+    return None
 
 
 def _in_state(dim: Any, space: TokenSpace | None) -> bool:
     if space is None:
         return not is_merged(dim)
     return len(dim) == 1 and dim[0].space is space
-
-
-def _kept_apart(
-    replay: Replay, block: Block, parent: TokenSpace | None, padding: Tensor | None
-) -> frozenset[int]:
-    if padding is None or block.padding is None:
-        return frozenset()
-    return frozenset({replay.masks.dataflow.number(block.padding.node)})
-
-
-def _padding_rows(mask: TokenTensor, keys: TokenTensor, block: Block) -> Tensor:
-    """A mask (…, Q, N), the same for every query and head, as (B, N)."""
-    tokens = (Atom(block.axis),)
-    lead = [dim for d, dim in enumerate(keys.dims) if d != block.site.token_place]
-    lead = [dim for d, dim in enumerate(lead) if d != len(lead) - 1]
-    data = mask.data
-    dims = list(mask.dims)
-    if len(dims) > 1:
-        data = data.narrow(-2, 0, 1)
-        dims[-2] = ()
-    named = TokenTensor(data, (*dims[:-1], tokens))
-    target = (*lead, (), tokens)
-    batched = with_batch(named, target, [-1], 0)
-    rows = rows_of(
-        TokenTensor(batched.data, (*batched.dims[:-1], tokens)),
-        (len(batched.dims) - 1, 0),
-        block.batch,
-    )
-    return rows.data[..., 0]
-
-
-def _mean_keys(keys: TokenTensor, block: Block) -> Tensor:
-    """Keys averaged over heads, (B, N, D), in at least float32."""
-    place = (block.site.token_place, 0)
-    features = keys.dims[block.site.feature_place]
-    wide = torch.promote_types(keys.data.dtype, torch.float32)
-    atoms = [atom for dim in keys.dims for atom in dim]
-    token = next(i for i, atom in enumerate(atoms) if atom == keys.dims[place[0]][0])
-    lead = [next(i for i, a in enumerate(atoms) if a.axis is axis) for axis in block.batch]
-    tail = [i for i, atom in enumerate(atoms) if any(atom == f for f in features)]
-    heads = [i for i in range(len(atoms)) if i not in (token, *lead, *tail)]
-    split = keys.data
-    sizes = [atom.length for atom in atoms]
-    if list(split.shape) != sizes:
-        split = split.reshape(sizes)
-    if heads:
-        split = split.mean(heads, dtype=wide)
-    order = [i for i in range(len(atoms)) if i not in heads]
-    wanted = [*lead, token, *tail]
-    if order != wanted:
-        split = split.permute([order.index(i) for i in wanted])
-    batch: Size = 1
-    for axis in block.batch:
-        batch = batch * axis.size
-    width: Size = 1
-    for i in tail:
-        width = width * atoms[i].length
-    return split.reshape([batch, atoms[token].length, width])
 
 
 def _ones(metric: Tensor) -> Tensor:

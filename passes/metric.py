@@ -1,0 +1,64 @@
+"""What a merge compares tokens by, and which of them are padding."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pitome_fx.passes.align import with_batch
+from pitome_fx.passes.axes import Atom, TokenTensor, product
+from pitome_fx.passes.detect import Block
+from pitome_fx.passes.masks import MaskUse, is_masking
+from pitome_fx.passes.moves import permute, reshape, rows_of
+from pitome_fx.passes.replay import Replay
+from pitome_fx.passes.spaces import TokenSpace
+
+
+def mean_keys(keys: TokenTensor, block: Block) -> Tensor:
+    """Keys averaged over heads, (B, N, D), in at least float32 (PiToMe's metric)."""
+    atoms = [atom for dim in keys.dims for atom in dim]
+    token = atoms.index(keys.dims[block.site.token_place][0])
+    axes = [atom.axis for atom in atoms]
+    batch = [axes.index(axis) for axis in block.batch]
+    features = [atoms.index(atom) for atom in keys.dims[block.site.feature_place]]
+    heads = [i for i in range(len(atoms)) if i not in (token, *batch, *features)]
+    mean = reshape(keys.data, [atom.length for atom in atoms])
+    if heads:
+        mean = mean.mean(heads, dtype=torch.promote_types(mean.dtype, torch.float32))
+    left = [i for i in range(len(atoms)) if i not in heads]
+    wanted = [*batch, token, *features]
+    mean = permute(mean, [left.index(i) for i in wanted])
+    lead = product(atoms[i].length for i in batch)
+    width = product(atoms[i].length for i in features)
+    return reshape(mean, [lead, atoms[token].length, width])
+
+
+def padding_number(replay: Replay, block: Block) -> frozenset[int]:
+    """The value number of the block's padding mask."""
+    assert block.padding is not None
+    return frozenset({replay.masks.dataflow.number(block.padding.node)})
+
+
+def present_padding(
+    replay: Replay, block: Block, parent: TokenSpace | None, keys: TokenTensor
+) -> Tensor | None:
+    """Which present tokens are padding, (B, N) bool; None if no mask says so."""
+    if block.padding is None:
+        return None
+    if parent is not None and not padding_number(replay, block) <= parent.padding:
+        return None
+    mask = replay.env[block.padding.node]
+    row = mask.data if len(mask.dims) < 2 else mask.data.narrow(-2, 0, 1)
+    hidden = row if block.padding.use is MaskUse.FILLS else is_masking(row)
+    dims = (*mask.dims[:-2], (), (Atom(block.axis),))[-len(mask.dims) :]
+    padding = _rows(TokenTensor(hidden, dims), keys, block)
+    return padding if parent is None else padding.gather(1, parent.representative)
+
+
+def _rows(hidden: TokenTensor, keys: TokenTensor, block: Block) -> Tensor:
+    """A key mask (…, 1, N), the same for every head, as (B, N)."""
+    places = (block.site.token_place, block.site.feature_place)
+    lead = [dim for d, dim in enumerate(keys.dims) if d not in places]
+    named = with_batch(hidden, (*lead, (), hidden.dims[-1]), [-1], 0)
+    rows = rows_of(named, (len(named.dims) - 1, 0), block.batch)
+    return rows.data[..., 0]
