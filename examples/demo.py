@@ -209,8 +209,8 @@ def show_speed(model: VisionTransformer, images: Tensor, rounds: int) -> None:
         f"Digits: {name_of(DEFAULT)}; ViT-B/16: {name_of(LARGE)}.\n"
         "The ViT-B/16 is the same code in a larger size, with random weights: fed photographs, it "
         "shows what merging costs and saves in time, and nothing about accuracy.\n"
-        "A tiny model has little to gain: of the milliseconds one digit takes, most go into "
-        "starting ops rather than into arithmetic, and merging adds ops. A full batch hides that."
+        "A tiny model has little to gain: much of the few milliseconds that one digit takes is the "
+        "fixed cost of each op, and merging adds ops. Only a large batch hides that."
     )
 
 

@@ -160,16 +160,18 @@ def _is_constant_in_groups(
 
 
 def with_batch(
-    x: TokenTensor, target: tuple[Dim, ...], behind: list[int], trailing: int
+    x: TokenTensor,
+    target: tuple[Dim, ...],
+    behind: list[int],
+    trailing: int,
+    batch: Iterable[Axis] = (),
 ) -> TokenTensor:
-    """Name the dimensions of x like the target's, and expand it over the batch axes."""
-    needed = {
-        axis
-        for p in behind
-        for atom in target[p]
-        if atom.space is not None
-        for axis in atom.space.batch
-    }
+    """Name the dimensions of x like the target's, and expand it over the batch axes.
+
+    Those are the axes ``batch`` and the ones that the token spaces at ``behind`` need.
+    """
+    spaces = (atom.space for p in behind for atom in target[p] if atom.space is not None)
+    needed = {*batch, *(axis for space in spaces for axis in space.batch)}
     missing = len(target) + trailing - len(x.dims)
     data = x.data[(None,) * missing] if missing else x.data
     dims: list[Dim] = [()] * missing + list(x.dims)

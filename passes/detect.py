@@ -203,8 +203,8 @@ def _merge_point(
             return _fan_out(node, tokens, labels)
     if _is_split(tokens):
         raise Refusal(
-            "windowed or grid attention: its tokens are a part of the residual stream's, "
-            "regrouped; merging would have to respect the windows"
+            "windowed, grid or channel attention: what attends is a part of another dimension, "
+            "regrouped, and not the tokens of the residual stream"
         )
     raise Refusal(
         "no residual connection carries these tokens past the attention (attention pooling, "

@@ -59,6 +59,6 @@ def _rows(hidden: TokenTensor, keys: TokenTensor, block: Block) -> Tensor:
     """A key mask (…, 1, N), the same for every head, as (B, N)."""
     places = (block.site.token_place, block.site.feature_place)
     lead = [dim for d, dim in enumerate(keys.dims) if d not in places]
-    named = with_batch(hidden, (*lead, (), hidden.dims[-1]), [-1], 0)
+    named = with_batch(hidden, (*lead, (), hidden.dims[-1]), [-1], 0, block.batch)
     rows = rows_of(named, (len(named.dims) - 1, 0), block.batch)
     return rows.data[..., 0]

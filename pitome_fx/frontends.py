@@ -129,6 +129,7 @@ def _rebuild(exported: ExportedProgram, graph: GraphModule) -> ExportedProgram:
             node._rename(node.name + "_value")
     for old, new in zip(old_inputs, graph.graph.find_nodes(op="placeholder"), strict=True):
         new.name = new.target = old.name
+        new.meta.setdefault("val", old.meta.get("val"))
     renamed = _output_names(exported, graph)
     graph.recompile()
     signature = exported.graph_signature

@@ -161,6 +161,17 @@ def test_project_is_the_plain_mean() -> None:
             torch.testing.assert_close(projected[item, g], x[item, group].mean(0))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_the_mean_of_the_lowest_float_is_itself(dtype: torch.dtype) -> None:
+    """Additive masks hold it."""
+    lowest = torch.finfo(dtype).min
+    x = torch.full((1, 6, 1), lowest, dtype=dtype)
+    assign, size = torch.tensor([[0, 0, 0, 1, 1, 2]]), torch.tensor([[3.0, 2.0, 1.0]])
+    assert ops.project(x, assign, size).flatten().tolist() == [lowest] * 3
+    found = ops.group_logsumexp(x, assign, size)
+    assert found.isfinite().all() and found.max() <= lowest / 2
+
+
 def test_logsumexp_of_a_group_without_bias_is_log_size() -> None:
     _, kept, moved, target = step()
     assign = ops.assignment(kept, moved, target)

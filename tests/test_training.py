@@ -119,7 +119,7 @@ def test_the_loss_falls() -> None:
         loss = nn.functional.cross_entropy(model(*case.args), torch.tensor([1, 4]))
         loss.backward()
         optimiser.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     assert losses[-1] < losses[0] / 4
 
 

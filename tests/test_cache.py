@@ -1,0 +1,161 @@
+"""Compile caches: a changed algorithm never meets what was compiled for the old one.
+
+The caches of AOTAutograd and Inductor key on the graph, in which a pitome op is just its name.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch._dynamo.utils import counters
+
+import pitome_fx
+from pitome_fx import ALGORITHMS, Match, Options, register
+from pitome_fx.backends.lowering import Tag, digest
+from tests.support.blocks import by_hand
+from tests.support.compiled import compiled
+from tests.support.models import Case
+from tests.support.oracle import assert_close
+
+
+def merging_neighbours(first: int) -> Callable[..., Match]:
+    """The token behind ``first`` joins the one after it."""
+
+    def match(
+        metric: Tensor, size: Tensor, padding: Tensor | None, k: int, margin: float, alpha: float
+    ) -> Match:
+        return neighbours(metric, first, k)
+
+    return match
+
+
+def neighbours(metric: Tensor, first: int, k: int) -> Match:
+    """k pairs of neighbours merge, from ``first`` on."""
+    batch, tokens = metric.shape[:2]
+    moved = torch.arange(first, first + 2 * k, 2, device=metric.device)
+    place = torch.arange(tokens, device=metric.device)
+    kept = torch.cat([moved + 1, place[:first], place[first + 2 * k :]])
+    target = torch.arange(k, device=metric.device)
+    return Match(*(x.expand(batch, -1) for x in (kept, moved, target)))
+
+
+def from_the_front(metric: Tensor, size: Tensor, padding: Any, k: int, *rest: float) -> Match:
+    return neighbours(metric, 0, k)
+
+
+def from_the_fifth(metric: Tensor, size: Tensor, padding: Any, k: int, *rest: float) -> Match:
+    return neighbours(metric, 5, k)
+
+
+IN_A_CELL = """
+def match(metric, size, padding, k, margin, alpha):
+    return neighbours(metric, {first}, k)
+"""
+
+
+def typed_in(first: int) -> Callable[..., Match]:
+    """A function without a source file, as typed into an interpreter."""
+    names: dict[str, Any] = {"neighbours": neighbours}
+    exec(IN_A_CELL.format(first=first), names)
+    return names["match"]
+
+
+PAIRS: dict[str, tuple[Callable[..., Match], Callable[..., Match]]] = {
+    "other source": (from_the_front, from_the_fifth),
+    "same source, other closure": (merging_neighbours(0), merging_neighbours(5)),
+    "without a source file": (typed_in(0), typed_in(5)),
+}
+
+
+@pytest.fixture
+def probe() -> Iterator[str]:
+    """Name of an algorithm that the test may register and replace."""
+    yield "probe"
+    ALGORITHMS.pop("probe", None)
+
+
+def replace(name: str, body: Callable[..., Match]) -> None:
+    """What happens when the file of an algorithm is edited between two runs."""
+    ALGORITHMS.pop(name, None)
+    register(name)(body)
+    torch._dynamo.reset()
+    counters.clear()
+
+
+def small() -> Case:
+    return by_hand(pool="none", depth=1)
+
+
+def run(case: Case, name: str) -> tuple[Tensor, Tensor]:
+    """Output through Inductor, and through the same pass in eager."""
+    with torch.no_grad():
+        output = compiled(case.model, ratio=0.8, algorithm=name, lowering="inductor")(*case.args)
+        graph = pitome_fx.transform(case.model, case.args, ratio=0.8, algorithm=name)
+        return output, graph(*case.args)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", PAIRS)
+def test_a_changed_algorithm_misses_the_cache(probe: str, change: str) -> None:
+    case = small()
+    before, after = PAIRS[change]
+    replace(probe, before)
+    first, in_eager = run(case, probe)
+    assert_close(first, in_eager, 1e-5)
+    replace(probe, after)
+    second, in_eager = run(case, probe)
+    assert_close(second, in_eager, 1e-5)
+    assert not torch.allclose(first, second)
+
+
+@pytest.mark.slow
+def test_the_same_algorithm_hits_the_cache(probe: str) -> None:
+    case = small()
+    replace(probe, from_the_front)
+    first, _ = run(case, probe)
+    replace(probe, from_the_front)
+    second, _ = run(case, probe)
+    assert counters["aot_autograd"]["autograd_cache_hit"] == 1
+    assert counters["inductor"]["fxgraph_cache_miss"] == 0
+    assert torch.equal(first, second)
+
+
+CHANGES: dict[str, Any] = {
+    "ratio": 0.7,
+    "algorithm": "tome",
+    "margin": 0.5,
+    "alpha": 0.5,
+    "metric": "hidden",
+    "proportional": False,
+    "protect": 2,
+}
+
+
+@pytest.mark.parametrize("key", CHANGES)
+def test_tag_changes_with_the_options(key: str) -> None:
+    options = Options(ratio=0.8)
+    other = dataclasses.replace(options, **{key: CHANGES[key]})
+    assert Tag(digest(options)).uuid() != Tag(digest(other)).uuid()
+    assert Tag(digest(options)).uuid() == Tag(digest(Options(ratio=0.8))).uuid()
+
+
+def test_tag_changes_with_the_sources(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = digest(Options())
+    monkeypatch.setattr("pitome_fx.backends.lowering._sources", lambda: "an op was edited")
+    assert digest(Options()) != before
+
+
+def test_tag_changes_with_the_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = digest(Options())
+    monkeypatch.setattr(pitome_fx, "__version__", "99")
+    assert digest(Options()) != before
+
+
+def test_tag_changes_nothing_in_a_graph() -> None:
+    graph = torch.fx.symbolic_trace(torch.nn.ReLU()).graph
+    text = str(graph)
+    Tag("x")(graph)
+    assert str(graph) == text
