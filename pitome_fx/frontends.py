@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
-import copy
+import inspect
 import types
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import replace
+from typing import Any, overload
 
 import torch
-from torch.export import ExportedProgram
+from torch.export import ExportedProgram, ModuleCallEntry
 from torch.export.graph_signature import ExportGraphSignature
 from torch.fx import GraphModule
 
-from pitome_fx.errors import PitomeWarning, RefusedError
+from pitome_fx.errors import CaptureError, PitomeWarning, RefusedError
 from pitome_fx.options import Options
 from pitome_fx.passes import pipeline
 from pitome_fx.passes.capture import capture_dynamo, capture_exported
 from pitome_fx.passes.pipeline import Outcome
 from pitome_fx.passes.reporting import make_report
 from pitome_fx.report import Report
+
+
+@overload
+def transform(program: ExportedProgram, **options: Any) -> ExportedProgram: ...
+
+
+@overload
+def transform(
+    program: torch.nn.Module,
+    args: Sequence[Any] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> GraphModule: ...
 
 
 def transform(
@@ -133,20 +147,12 @@ def _rebuild(exported: ExportedProgram, graph: GraphModule) -> ExportedProgram:
     renamed = _output_names(exported, graph)
     graph.recompile()
     signature = exported.graph_signature
-    outputs = copy.deepcopy(signature.output_specs)
-    for spec in outputs:
-        if getattr(spec.arg, "name", None) in renamed:
-            spec.arg.name = renamed[spec.arg.name]
-    calls = copy.deepcopy(exported.module_call_graph)
-    for entry in calls:
-        if entry.signature is not None:
-            for argument in entry.signature.outputs:
-                if getattr(argument, "name", None) in renamed:
-                    argument.name = renamed[argument.name]
+    outputs = [replace(spec, arg=_renamed(spec.arg, renamed)) for spec in signature.output_specs]
+    calls = [_renamed_call(entry, renamed) for entry in exported.module_call_graph]
     return ExportedProgram(
         root=graph,
         graph=graph.graph,
-        graph_signature=ExportGraphSignature(copy.deepcopy(signature.input_specs), outputs),
+        graph_signature=ExportGraphSignature(list(signature.input_specs), outputs),
         state_dict=exported.state_dict,
         range_constraints=exported.range_constraints,
         module_call_graph=calls,
@@ -154,6 +160,19 @@ def _rebuild(exported: ExportedProgram, graph: GraphModule) -> ExportedProgram:
         constants=exported.constants,
         verifiers=exported.verifiers,
     )
+
+
+def _renamed(argument: Any, names: Mapping[str, str]) -> Any:
+    """An argument of an export signature under its new name."""
+    name = getattr(argument, "name", "")
+    return replace(argument, name=names[name]) if name in names else argument
+
+
+def _renamed_call(entry: ModuleCallEntry, names: Mapping[str, str]) -> ModuleCallEntry:
+    if entry.signature is None:
+        return entry
+    outputs = [_renamed(argument, names) for argument in entry.signature.outputs]
+    return replace(entry, signature=replace(entry.signature, outputs=outputs))
 
 
 def _output_names(exported: ExportedProgram, graph: GraphModule) -> dict[str, str]:
@@ -204,6 +223,7 @@ def explain(
 
     Raises:
         OptionsError: an option is wrong.
+        CaptureError: torch.compile captured no graph.
     """
     parsed = Options.parse(options)
     if isinstance(model, ExportedProgram):
@@ -218,5 +238,17 @@ def explain(
         outcomes.append(outcome)
         return graph.forward if outcome.rewritten is None else outcome.rewritten.graph.forward
 
-    torch.compile(model, backend=record)(*args, **kwargs)
+    _compile_apart(model, record)(*args, **kwargs)
+    if not outcomes:
+        raise CaptureError(
+            "torch.compile captured no graph of this model: it runs in plain Python "
+            "(TORCH_LOGS='graph_breaks' says why), or it hit the recompile limit"
+        )
     return make_report(outcomes)
+
+
+def _compile_apart(model: Any, backend: Callable[..., Any]) -> Any:
+    """Compile without using up the recompiles that the model's own compilations may need."""
+    known = inspect.signature(torch.compile).parameters
+    apart: dict[str, Any] = {"isolate_recompiles": True} if "isolate_recompiles" in known else {}
+    return torch.compile(model, backend=backend, **apart)

@@ -68,7 +68,7 @@ def test_every_token_is_kept_or_moved_once(name: str) -> None:
     places = torch.cat([found.kept, found.moved], 1).sort(1).values
     assert torch.equal(places, torch.arange(21).expand(2, -1))
     assert found.target.shape == (2, 8)
-    assert 0 <= int(found.target.min()) and int(found.target.max()) < 13
+    assert int(found.target.min()) >= 0 and int(found.target.max()) < 13
 
 
 @pytest.mark.parametrize("name", ["pitome", "pitome-elu", "pitome-text"])
