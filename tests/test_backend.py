@@ -1,6 +1,6 @@
 """torch.compile(model, backend="pitome"): what it computes, and when it runs dense."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -59,7 +59,7 @@ def test_without_merging_the_graph_is_as_dynamo_made_it(nothing: dict[str, Any])
 class TestNothingToMerge:
     """Exactly dense, with one warning that says why; strict raises."""
 
-    MODELS = {
+    MODELS: ClassVar = {
         "no attention was found": lambda: nn.Sequential(nn.Linear(24, 24), nn.GELU()),
         "attention pooling": lambda: Pooling(),
     }

@@ -83,7 +83,7 @@ LENGTHS = {"bert": text, "encoder": sequence, "encoder-sequence-first": sequence
 def test_one_graph_serves_every_length(name: str) -> None:
     """Also those too short to merge anything: outputs keep their form, and no call fails."""
     case = MODELS[name]().to(torch.float64)
-    with recording() as graphs, torch.no_grad(), told():
+    with recording(), torch.no_grad(), told():
         model = compiled(case.model, ratio=0.9, lowering="recording", strict=False)
         for tokens in (40, 33, 24, 17, 12, 9, 6, 3, 2):
             args, kwargs = LENGTHS[name](tokens)

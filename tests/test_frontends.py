@@ -107,7 +107,7 @@ def test_dropout_follows_the_mode() -> None:
 def test_transforming_twice_is_refused(form: str) -> None:
     case = small()
     once = pitome_fx.transform(FORMS[form](case), case.args, ratio=0.8)
-    with pytest.raises(RefusedError, match="transformed already.*original model"):
+    with pytest.raises(RefusedError, match=r"transformed already.*original model"):
         pitome_fx.transform(once, case.args, ratio=0.8)
 
 

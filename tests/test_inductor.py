@@ -36,9 +36,7 @@ def test_inductor_computes_what_is_simulated(build: Any) -> None:
     with torch.no_grad():
         graph = transformed(case, ratio=0.8)
         _, assignments = pitome_fx.testing.run_recorded(graph, *case.args, **case.kwargs)
-        wanted = simulate(
-            case.model, case.args, case.kwargs, ratio=0.8, assignments=assignments
-        )
+        wanted = simulate(case.model, case.args, case.kwargs, ratio=0.8, assignments=assignments)
         output = compiled(case.model, ratio=0.8, lowering="inductor")(*case.args, **case.kwargs)
         assert_same_form(output, case.model(*case.args, **case.kwargs))
     assert_close(output, wanted, 1e-5)

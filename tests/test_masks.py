@@ -1,8 +1,7 @@
-"""Which attention masks allow merging: padding and learned bias do, causal and structured do not."""
+"""Attention masks: causal and structured ones are refused, a learned bias on positions merges."""
 
 import re
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -12,52 +11,14 @@ from torch.nn import functional as F
 import pitome_fx
 from pitome_fx import PitomeWarning, RefusedError
 from tests.support.blocks import SPELLINGS, Transformer
-from tests.support.models import Case, bert, encoder, randomised
+from tests.support.masked import N, finfo_min, masked, positions
+from tests.support.models import Case, randomised
 from tests.support.oracle import (
-    assert_close,
     assert_equal,
     assert_keeps_the_law,
     explained,
     relative_error,
 )
-
-N = 25
-"""Tokens of a ``Transformer`` with its class token."""
-
-
-class Masked(nn.Module):
-    """A transformer whose mask (…, N, N) is made in its forward, from its inputs or from nothing.
-
-    Args:
-        make: (module, inputs) → mask; buffers and parameters are on the module.
-    """
-
-    def __init__(self, spelling: str, make: Callable[..., Tensor]) -> None:
-        super().__init__()
-        self.body = Transformer(spelling, pool="mean", tokens=N - 1, depth=2)
-        self.make = make
-        self.register_buffer("tril", torch.ones(N, N, dtype=torch.bool).tril())
-        self.register_buffer("additive", torch.zeros(N, N).masked_fill(~self.tril, -torch.inf))
-        self.bias = nn.Parameter(torch.randn(3, N, N))
-        self.table = nn.Parameter(torch.randn(2 * N - 1, 3))
-
-    def forward(self, x: Tensor, *given: Tensor) -> Tensor:
-        return self.body(x, self.make(self, *given))
-
-
-def masked(spelling: str, make: Callable[..., Tensor], *given: Tensor) -> Case:
-    x = torch.randn(2, N - 1, 24)
-    return Case(randomised(Masked(spelling, make)), (x, *given), merges=2).to(torch.float64)
-
-
-def positions() -> Tensor:
-    return torch.arange(N)
-
-
-def finfo_min(hidden: Tensor) -> Tensor:
-    """As Hugging Face masks: 0 where seen, the lowest float where hidden."""
-    return torch.zeros(N, N).masked_fill(hidden, torch.finfo(torch.float32).min).double()
-
 
 CAUSAL: dict[str, Callable[..., Tensor]] = {
     "tril of ones": lambda m: torch.ones(N, N, dtype=torch.bool).tril(),
@@ -74,10 +35,10 @@ STRUCTURED: dict[str, Callable[..., Tensor]] = {
     "sliding window": lambda m: (positions()[None, :] - positions()[:, None]).abs() < 5,
     "block diagonal": lambda m: positions()[None, :] // 5 == positions()[:, None] // 5,
     "prefix of the keys": lambda m: positions()[None, :] < positions()[:, None] + 7,
-    "one query sees less": lambda m: torch.ones(N, N, dtype=torch.bool).index_fill(
-        0, torch.tensor([N - 1]), False
-    )
-    | torch.eye(N, dtype=torch.bool),
+    "one query sees less": lambda m: (
+        torch.ones(N, N, dtype=torch.bool).index_fill(0, torch.tensor([N - 1]), False)
+        | torch.eye(N, dtype=torch.bool)
+    ),
 }
 
 GIVEN_STRUCTURED: dict[str, tuple[Callable[..., Tensor], Tensor]] = {
@@ -153,57 +114,11 @@ def test_the_causal_flag_is_refused() -> None:
     assert_runs_dense(case, "causal attention: a merged token would see its own future")
 
 
-def hidden_keys() -> Tensor:
-    """(2, N) True for padding; the first item has an odd number of it, the second none."""
-    return torch.stack([torch.arange(N) >= 18, torch.zeros(N, dtype=torch.bool)])
-
-
-PADDING: dict[str, Callable[..., Tensor]] = {
-    "bool": lambda m, hidden: ~hidden[:, None, None, :],
-    "bool, expanded over queries": lambda m, hidden: ~hidden[:, None, None, :].expand(2, 1, N, N),
-    "float -inf": lambda m, hidden: torch.zeros(2, 1, 1, N, dtype=torch.float64).masked_fill(
-        hidden[:, None, None, :], -torch.inf
-    ),
-    "float finfo.min": lambda m, hidden: torch.zeros(2, 1, 1, N, dtype=torch.float64).masked_fill(
-        hidden[:, None, None, :], torch.finfo(torch.float64).min
-    ),
-    "Hugging Face": lambda m, hidden: (
-        (1.0 - (~hidden)[:, None, None, :].double()) * torch.finfo(torch.float64).min
-    ),
-    "two masks at once": lambda m, hidden: (
-        ~hidden[:, None, None, :] & torch.ones(1, 1, N, N, dtype=torch.bool)
-    ),
-}
-
-
-@pytest.mark.parametrize("spelling", SPELLINGS)
-@pytest.mark.parametrize("name", PADDING)
-def test_padding_merges(name: str, spelling: str) -> None:
-    case = masked(spelling, PADDING[name], hidden_keys())
-    done = assert_keeps_the_law(case, ratio=0.8)
-    assert len(done.assignments) == 2
-    for groups in done.assignments:
-        padded, real = set(groups[0, 18:].tolist()), set(groups[0, :18].tolist())
-        assert not padded & real, "padding and real tokens never share a group"
-
-
-@pytest.mark.parametrize("name", PADDING)
-def test_content_of_padding_changes_nothing(name: str) -> None:
-    """With a class token pooled: mean pooling would read the padding itself."""
-    case = masked("sdpa", PADDING[name], hidden_keys())
-    case.model.body.pool = "cls"
-    graph = pitome_fx.transform(case.model, case.args, ratio=0.8, strict=True)
-    x, hidden = case.args
-    with torch.no_grad():
-        other = torch.where(hidden[:, 1:, None], 1000 * torch.randn_like(x), x)
-        assert_close(graph(other, hidden), graph(x, hidden), 1e-9)
-
-
 BIAS: dict[str, Callable[..., Tensor]] = {
     "learned (H, N, N)": lambda m: m.bias[None],
-    "relative positions": lambda m: m.table[positions()[None] - positions()[:, None] + N - 1]
-    .permute(2, 0, 1)
-    .unsqueeze(0),
+    "relative positions": lambda m: (
+        m.table[positions()[None] - positions()[:, None] + N - 1].permute(2, 0, 1).unsqueeze(0)
+    ),
     "distances": lambda m: -(positions()[None] - positions()[:, None]).abs().double() * 0.1,
 }
 
@@ -214,40 +129,6 @@ def test_position_bias_merges(name: str, spelling: str) -> None:
     done = assert_keeps_the_law(masked(spelling, BIAS[name]), ratio=0.8)
     assert len(done.assignments) == 2
     assert relative_error(done.output, done.dense) > 1e-4
-
-
-@pytest.mark.parametrize("spelling", ["sdpa", "matmul"])
-def test_bias_and_padding_at_once(spelling: str) -> None:
-    def make(m: Any, hidden: Tensor) -> Tensor:
-        return m.bias[None] + PADDING["float -inf"](m, hidden)
-
-    done = assert_keeps_the_law(masked(spelling, make, hidden_keys()), ratio=0.8)
-    padded, real = set(done.assignments[-1][0, 18:].tolist()), done.assignments[-1][0, :18]
-    assert not padded & set(real.tolist())
-
-
-ALL_PADDED: Mapping[str, Callable[[], Case]] = {
-    "bert": lambda: bert(),
-    "bert-eager": lambda: bert(attention="eager"),
-    "encoder": lambda: encoder(padded=True),
-}
-
-
-@pytest.mark.parametrize("name", ALL_PADDED)
-@pytest.mark.parametrize("ratio", [0.9, 0.5])
-def test_a_row_of_padding_alone_is_as_finite_as_dense(name: str, ratio: float) -> None:
-    case = ALL_PADDED[name]().to(torch.float64)
-    for key, value in case.kwargs.items():
-        if "mask" in key:
-            value[-1] = key == "src_key_padding_mask"
-    done = assert_keeps_the_law(case, ratio=ratio)
-    with torch.no_grad():
-        compiled = torch.compile(
-            case.model,
-            backend="pitome",
-            options={"ratio": ratio, "lowering": "eager", "strict": True},
-        )
-        assert_equal(compiled(*case.args, **case.kwargs), done.graph(*case.args, **case.kwargs))
 
 
 def test_cross_attention_is_refused() -> None:

@@ -47,7 +47,11 @@ def test_r_is_at_most_half_of_the_tokens() -> None:
 
 
 def test_a_schedule_gives_every_block_its_ratio() -> None:
-    assert counts(explained(timm_vit(), schedule=[1.0, 0.5, 0.75])) == [(37, 37), (37, 19), (19, 15)]
+    assert counts(explained(timm_vit(), schedule=[1.0, 0.5, 0.75])) == [
+        (37, 37),
+        (37, 19),
+        (19, 15),
+    ]
 
 
 def test_a_schedule_of_the_wrong_length_says_how_many_blocks_there_are() -> None:

@@ -27,7 +27,9 @@ def neighbours(
 @pytest.fixture
 def plugin() -> Iterator[str]:
     """The algorithm, registered for one test."""
-    register("neighbours", margin=0.25, metric="hidden", margin_at=lambda m, i, n: m * i)(neighbours)
+    register("neighbours", margin=0.25, metric="hidden", margin_at=lambda m, i, n: m * i)(
+        neighbours
+    )
     yield "neighbours"
     del ALGORITHMS["neighbours"]
 

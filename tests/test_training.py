@@ -85,9 +85,7 @@ def test_gradients_through_inductor() -> None:
     case = without_dropout(by_hand(depth=2))
     graph = transformed(case, ratio=0.8)
     _, assignments = run_recorded(graph, *case.args)
-    wanted = gradients(
-        case, lambda *a: simulate(case.model, a, ratio=0.8, assignments=assignments)
-    )
+    wanted = gradients(case, lambda *a: simulate(case.model, a, ratio=0.8, assignments=assignments))
     found = gradients(case, compiled(case.model, ratio=0.8, lowering="inductor"))
     assert_same_gradients(found, wanted, 1e-5)
 
