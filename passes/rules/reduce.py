@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from pitome_fx.passes.align import keep_items_apart
-from pitome_fx.passes.axes import Dim, TokenTensor, is_merged, product
+from pitome_fx.passes.axes import Dim, Size, TokenTensor, is_merged, product
 from pitome_fx.passes.moves import places, spread
 from pitome_fx.passes.replay import Step
 from pitome_fx.passes.rule import Lift, rule
@@ -48,47 +48,29 @@ def over_tokens(x: TokenTensor, over: Sequence[int]) -> bool:
 
 
 @rule(aten.sum.dim_IntList, aten.sum.default)
-def sum_(
-    step: Step,
-    x: TokenTensor,
-    dim: Sequence[int] | None = None,
-    keepdim: bool = False,
-    *,
-    dtype: torch.dtype | None = None,
-) -> TokenTensor:
+def sum_(step: Step, x: TokenTensor, *args: Any, **kwargs: Any) -> TokenTensor:
     """Σ over tokens = Σ over groups of size · value."""
-    over, dims = reduced(step, x, dim, keepdim)
-    if not over_tokens(x, over):
-        return TokenTensor(_call(step, x, dim, keepdim, dtype), dims)
-    value = step.run(
-        aten.sum.dim_IntList, weighted(x, over, aten.mul.Tensor), over, keepdim, dtype=dtype
-    )
-    return TokenTensor(value, dims)
+    return _total(step, x, args, kwargs, lambda total, count: total)
 
 
 @rule(aten.mean.dim, aten.mean.default)
-def mean(
-    step: Step,
-    x: TokenTensor,
-    dim: Sequence[int] | None = None,
-    keepdim: bool = False,
-    *,
-    dtype: torch.dtype | None = None,
-) -> TokenTensor:
+def mean(step: Step, x: TokenTensor, *args: Any, **kwargs: Any) -> TokenTensor:
     """The size-weighted sum over the number of original tokens."""
-    over, dims = reduced(step, x, dim, keepdim)
+    return _total(step, x, args, kwargs, lambda total, count: total / count)
+
+
+def _total(
+    step: Step, x: TokenTensor, args: Any, kwargs: Any, finish: Callable[[Any, Size], Any]
+) -> TokenTensor:
+    """The sum over dimensions, every group counted by its size; ``finish(sum, dense count)``."""
+    bound = bind(step, (x, *args), kwargs)
+    keepdim = bool(bound.get("keepdim", False))
+    over, dims = reduced(step, x, bound.get("dim"), keepdim)
     if not over_tokens(x, over):
-        return TokenTensor(_call(step, x, dim, keepdim, dtype), dims)
-    total = step.run(
-        aten.sum.dim_IntList, weighted(x, over, aten.mul.Tensor), over, keepdim, dtype=dtype
-    )
-    return TokenTensor(total / product(x.dense_shape[d] for d in over), dims)
-
-
-def _call(step: Step, x: TokenTensor, dim: Any, keepdim: bool, dtype: torch.dtype | None) -> Any:
-    if step.node.target in (aten.sum.default, aten.mean.default):
-        return step(x, dtype=dtype)
-    return step(x, dim, keepdim, dtype=dtype)
+        return TokenTensor(step(x, *args, **kwargs), dims)
+    members = weighted(x, over, aten.mul.Tensor)
+    total = step.run(aten.sum.dim_IntList, members, over, keepdim, dtype=bound.get("dtype"))
+    return TokenTensor(finish(total, product(x.dense_shape[d] for d in over)), dims)
 
 
 @rule(aten.logsumexp.default)
