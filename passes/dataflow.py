@@ -116,6 +116,9 @@ class Dataflow:
             return None
         known = list(self.varies(source))
         if name in REGROUPING:
+            same = _same_shape_before(node)
+            if same is not None:
+                return self.varies(same)
             return _regrouped(known, source.meta["val"].shape, node.meta["val"].shape)
         if name == "unsqueeze":
             known.insert(args[1] % rank, False)
@@ -163,6 +166,20 @@ class Dataflow:
                 key = (node.target, repr(args))
             self._number_of[node] = self._numbers.setdefault(key, len(self._numbers))
         return self._number_of[node]
+
+
+def _same_shape_before(node: Node) -> Node | None:
+    """The value that a chain of reshapes brings back to the shape it had, None if it does not."""
+    current = node
+    while isinstance(current.target, torch._ops.OpOverload):
+        name = current.target._schema.name.removeprefix("aten::")
+        source = current.args[0] if current.args else None
+        if name not in REGROUPING or not isinstance(source, Node) or not is_tensor(source):
+            return None
+        current = source
+        if current.meta["val"].shape == node.meta["val"].shape:
+            return current
+    return None
 
 
 def _regrouped(known: list[bool], old: Any, new: Any) -> tuple[bool, ...] | None:

@@ -161,7 +161,7 @@ class Masks:
         """May two heads see the mask differently?"""
         if rank_of(mask) < 3 or is_one(mask.meta["val"].shape[-3]):
             return False
-        if not fused_heads:
+        if not fused_heads or rank_of(mask) > 3:
             return rank_of(mask) > 3 and self.dataflow.varies_along(mask, -3)
         source = mask.args[0] if mask.args else None
         unfused = isinstance(source, Node) and rank_of(source) == rank_of(mask) + 1

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pitome_fx.passes.align import with_batch
-from pitome_fx.passes.axes import Atom, TokenTensor, product
+from pitome_fx.passes.axes import Atom, Dim, TokenTensor, product
 from pitome_fx.passes.detect import Block
 from pitome_fx.passes.masks import MaskUse, is_masking
 from pitome_fx.passes.moves import permute, reshape, rows_of
@@ -39,9 +39,7 @@ def padding_number(replay: Replay, block: Block) -> frozenset[int]:
     return frozenset({replay.masks.dataflow.number(block.padding.node)})
 
 
-def present_padding(
-    replay: Replay, block: Block, parent: TokenSpace | None, keys: TokenTensor
-) -> Tensor | None:
+def present_padding(replay: Replay, block: Block, parent: TokenSpace | None) -> Tensor | None:
     """Which present tokens are padding, (B, N) bool; None if no mask says so."""
     if block.padding is None:
         return None
@@ -51,14 +49,13 @@ def present_padding(
     row = mask.data if len(mask.dims) < 2 else mask.data.narrow(-2, 0, 1)
     hidden = row if block.padding.use is MaskUse.FILLS else is_masking(row)
     dims = (*mask.dims[:-2], (), (Atom(block.axis),))[-len(mask.dims) :]
-    padding = _rows(TokenTensor(hidden, dims), keys, block)
+    lead = replay.labels.dims[block.padding.consumer][:-2]
+    padding = _rows(TokenTensor(hidden, dims), lead, block)
     return padding if parent is None else padding.gather(1, parent.representative)
 
 
-def _rows(hidden: TokenTensor, keys: TokenTensor, block: Block) -> Tensor:
-    """A key mask (…, 1, N), the same for every head, as (B, N)."""
-    places = (block.site.token_place, block.site.feature_place)
-    lead = [dim for d, dim in enumerate(keys.dims) if d not in places]
+def _rows(hidden: TokenTensor, lead: tuple[Dim, ...], block: Block) -> Tensor:
+    """A key mask (…, 1, N), the same for every head, as (B, N); ``lead``: what it meets."""
     named = with_batch(hidden, (*lead, (), hidden.dims[-1]), [-1], 0, block.batch)
     rows = rows_of(named, (len(named.dims) - 1, 0), block.batch)
     return rows.data[..., 0]

@@ -120,7 +120,7 @@ class Merger:
         # Tokens that an earlier state let merge have no place to be protected at.
         front = block.front if parent is None else min(block.front, parent.front)
         back = block.back if parent is None else min(block.back, parent.back)
-        padding = present_padding(replay, block, parent, keys)
+        padding = present_padding(replay, block, parent)
         now, first = before - front - back, block.axis.size - front - back
         k = merge.amount.removed(now, first, padding is not None)
         if isinstance(k, int) and k <= 0:
