@@ -93,6 +93,7 @@ def _is_earlier(dim: Dim, later: Dim) -> bool:
 
 def _bring(step: Step, x: TokenTensor, target: tuple[Dim, ...], trailing: int) -> TokenTensor:
     """Merge the dimensions of one operand along, as far as the target asks for it."""
+    x = _one_row(step, x, target[-1], trailing)
     behind = [
         p
         for p in range(-len(target), 0)
@@ -143,11 +144,23 @@ def _move(
     return x
 
 
+def _one_row(step: Step, x: TokenTensor, keys: Dim, trailing: int) -> TokenTensor:
+    """A padding mask that was expanded over the queries, as the one row that it is."""
+    if x.data.is_floating_point() or trailing or len(x.dims) < 2 or x.origin is None:
+        return x
+    if not _is_constant_in_groups(step, x, -1, keys, trailing):
+        return x
+    if step.replay.masks.differs_between_queries(x.origin):
+        return x
+    dims = (*x.dims[:-2], (), x.dims[-1])
+    return TokenTensor(x.data.narrow(-2, 0, 1), dims, x.tainted, x.origin)
+
+
 def _is_constant_in_groups(
     step: Step, x: TokenTensor, position: int, target: Dim, trailing: int
 ) -> bool:
     """Do all members of a group agree on x, because merging kept its two kinds apart?"""
-    masks, space = step.replay.masks, target[0].space
+    masks, space = step.replay.masks, target[0].space if target else None
     return (
         len(target) == 1
         and space is not None

@@ -143,7 +143,7 @@ def _block(
         whole_axes[tokens] = single
     axis = whole_axes[tokens]
     front, back = protected_tokens(axis, labels, constant, protect)
-    batch = _batch_axes(dims, place, labels.dims[site.node], site, labels)
+    batch = _batch_axes(dims, place, labels.dims[site.query], site, labels)
     return Block(site, point, place, axis, batch, front, back, padding)
 
 
