@@ -48,12 +48,17 @@ def align(
     """
     rank = max((len(x.dims) - trailing for x in operands), default=0)
     batch = batch_axes(operands) | batch
-    # Dimensions are named by what is computed, before the conditions it is masked with.
-    naming = sorted(operands, key=lambda x: not x.data.is_floating_point())
+    # Dimensions are named by what is computed, before what it is masked with or shifted by.
+    naming = sorted(operands, key=lambda x: (not x.data.is_floating_point(), _singles(x, rank)))
     target = tuple(_meet([_at(x, p, trailing) for x in naming], batch) for p in range(-rank, 0))
     if not any(is_merged(dim) for dim in target):
         return list(operands), target
     return [_bring(step, x, target, trailing) for x in operands], target
+
+
+def _singles(x: TokenTensor, rank: int) -> int:
+    """Along how many of the result's dimensions x is broadcast."""
+    return rank - sum(not is_single(dim) for dim in x.dims)
 
 
 def _at(x: TokenTensor, position: int, trailing: int) -> Dim:

@@ -165,7 +165,8 @@ class Masks:
             return rank_of(mask) > 3 and self.dataflow.varies_along(mask, -3)
         source = mask.args[0] if mask.args else None
         unfused = isinstance(source, Node) and rank_of(source) == rank_of(mask) + 1
-        if mask.target in (aten.view.default, aten.reshape.default) and unfused:
+        fusing = (aten.view.default, aten.reshape.default, aten.flatten.using_ints)
+        if mask.target in fusing and unfused:
             assert isinstance(source, Node)
             return self.dataflow.varies_along(source, -3)
         return True
