@@ -131,8 +131,23 @@ class Tag(CustomGraphPass):
 def digest(options: Options) -> str:
     """Hash of what a compile depends on beside its graph: version, options, op sources."""
     parts = [pitome_fx.__version__, torch.__version__, repr(options), _sources()]
-    parts.append(inspect.getsource(inspect.unwrap(ALGORITHMS[options.algorithm].match)))
+    parts.append(_body(inspect.unwrap(ALGORITHMS[options.algorithm].match)))
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def _body(function: Any) -> str:
+    """What a function computes: its source if there is one, its code, what it closes over."""
+    try:
+        source = inspect.getsource(function)
+    except OSError:
+        source = ""
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return source
+    closed = [repr(cell.cell_contents) for cell in function.__closure__ or ()]
+    return "\0".join(
+        [source, code.co_code.hex(), repr(code.co_consts), repr(code.co_names), *closed]
+    )
 
 
 @functools.cache

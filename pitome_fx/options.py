@@ -65,6 +65,9 @@ class Options:
             object.__setattr__(self, "blocks", tuple(self.blocks))
         for key, (allowed, valid) in _CHECKS.items():
             value = getattr(self, key)
+            if key == "algorithm":
+                # Algorithms may be registered at any time.
+                allowed = f"one of {', '.join(sorted(ALGORITHMS))}"
             if not valid(value):
                 raise OptionsError(f"{key}={value!r} is not allowed: expected {allowed}.")
         given = [key for key in AMOUNTS if getattr(self, key) is not None]
@@ -145,7 +148,7 @@ _CHECKS: dict[str, tuple[str, Callable[[Any], bool]]] = {
         _optional(lambda v: _all_of(_is_ratio)(v) and len(v) > 0),
     ),
     "algorithm": (
-        f"one of {', '.join(sorted(ALGORITHMS))}",
+        "the name of a registered algorithm",
         lambda v: isinstance(v, str) and v in ALGORITHMS,
     ),
     "margin": ("a number in [-1, 1)", _optional(lambda v: _is_real(v) and -1 <= v < 1)),
