@@ -1,6 +1,9 @@
 """What is known not to hold yet: the tests stay, marked as expected failures, with the cause."""
 
 KNOWN_GAPS = {
+    "test_ops.py::test_the_mean_of_the_lowest_float_is_itself": (
+        "the sum over a group's members overflows to −∞ before it is divided"
+    ),
     "test_ops.py::test_a_value_that_is_not_finite_stays_in_its_group": (
         "merging multiplies moved tokens with a one-hot matrix, and 0 · NaN is NaN"
     ),
