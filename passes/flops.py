@@ -79,11 +79,15 @@ def _four_dims(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 class _Shape:
-    """A tensor's shape and dtype, as a cache key that can be made a meta tensor again."""
+    """A tensor's shape and dtype, as a cache key that can be made a meta tensor again.
+
+    All floats count as float32: a FLOP is one in any precision, and ops that autocast casts
+    inside (einsum) are recorded with operands of two dtypes, which they refuse without it.
+    """
 
     def __init__(self, x: Tensor) -> None:
         self.shape = tuple(hint(size) for size in x.shape)
-        self.dtype = x.dtype
+        self.dtype = torch.float32 if x.dtype.is_floating_point else x.dtype
 
     def __repr__(self) -> str:
         return f"{self.dtype}{self.shape}"
