@@ -81,7 +81,8 @@ def merge_size(size: Tensor, kept: Tensor, moved: Tensor, target: Tensor) -> Ten
 def merge(x: Tensor, size: Tensor, kept: Tensor, moved: Tensor, target: Tensor) -> Tensor:
     """Size-weighted mean of each group: x (B, N, F) → (B, N', F).
 
-    A group of one keeps its value exactly. Half types are averaged in float32.
+    A group of one keeps its value exactly. Half types are averaged in float32. A value that is not
+    finite stays in its group, though the product with the one-hot shares would spread it.
     """
     wide = torch.promote_types(x.dtype, torch.float32)
     with _full_precision(x):
@@ -90,8 +91,12 @@ def merge(x: Tensor, size: Tensor, kept: Tensor, moved: Tensor, target: Tensor) 
         total = weight.gather(1, kept) + joining.sum(-1)
         share = joining / total.unsqueeze(-1)
         own = 1 - share.sum(-1, keepdim=True)
-        merged = torch.baddbmm(take(x, kept).to(wide) * own, share, take(x, moved).to(wide))
-        return merged.to(x.dtype)
+        values = take(x, moved).to(wide)
+        finite = torch.where(values.isfinite(), values, 0)
+        merged = torch.baddbmm(take(x, kept).to(wide) * own, share, finite)
+        with torch.no_grad():
+            excess = values - finite
+        return merged.scatter_add(1, target.unsqueeze(-1).expand_as(excess), excess).to(x.dtype)
 
 
 def assignment(kept: Tensor, moved: Tensor, target: Tensor) -> Tensor:
@@ -107,12 +112,28 @@ def unmerge(x: Tensor, assign: Tensor) -> Tensor:
     return take(x, assign)
 
 
+def _highest(values: Tensor, index: Tensor, groups: int) -> Tensor:
+    """The highest member of each group, (B, N, F) → (B, N', F), without gradient; 0 if infinite."""
+    with torch.no_grad():
+        lowest = values.new_full((values.shape[0], groups, values.shape[2]), -torch.inf)
+        peak = lowest.scatter_reduce(1, index, values, "amax", include_self=True)
+        return torch.where(peak.isfinite(), peak, 0)
+
+
 def project(x: Tensor, assign: Tensor, size: Tensor) -> Tensor:
-    """Plain mean over the members of each group: x (B, N, F) → (B, N', F)."""
+    """Plain mean over the members of each group: x (B, N, F) → (B, N', F).
+
+    Found as one member plus the mean distance from it, so that the mean of equal values is exactly
+    that value, up to the largest float.
+    """
     wide = torch.promote_types(x.dtype, torch.float32)
-    zeros = x.new_zeros((x.shape[0], size.shape[1], x.shape[2]), dtype=wide)
-    total = zeros.scatter_add(1, assign.unsqueeze(-1).expand_as(x), x.to(wide))
-    return (total / size.unsqueeze(-1).to(wide)).to(x.dtype)
+    index = assign.unsqueeze(-1).expand_as(x)
+    values = x.to(wide)
+    member = _highest(values, index, size.shape[1])
+    share = take(1 / size.unsqueeze(-1).to(wide), assign)
+    distance = values * share - take(member, assign) * share
+    total = torch.zeros_like(member).scatter_add(1, index, distance)
+    return (member + total).to(x.dtype)
 
 
 def group_logsumexp(bias: Tensor, assign: Tensor, size: Tensor) -> Tensor:
@@ -124,12 +145,9 @@ def group_logsumexp(bias: Tensor, assign: Tensor, size: Tensor) -> Tensor:
     wide = torch.promote_types(bias.dtype, torch.float32)
     index = assign.unsqueeze(-1).expand_as(bias)
     values = bias.to(wide)
-    shape = (bias.shape[0], size.shape[1], bias.shape[2])
-    with torch.no_grad():
-        lowest = values.new_full(shape, -torch.inf)
-        peak = lowest.scatter_reduce(1, index, values, "amax", include_self=True)
-        peak = torch.where(peak.isfinite(), peak, 0)
-    total = values.new_zeros(shape).scatter_add(1, index, torch.exp(values - peak.gather(1, index)))
+    peak = _highest(values, index, size.shape[1])
+    terms = torch.exp(values - peak.gather(1, index))
+    total = torch.zeros_like(peak).scatter_add(1, index, terms)
     empty = total == 0
     log_total = torch.where(empty, 1, total).log() + peak
     return torch.where(empty, -torch.inf, log_total).to(bias.dtype)

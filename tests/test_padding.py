@@ -136,6 +136,14 @@ def test_an_item_of_padding_alone_is_as_finite_as_dense(name: str, ratio: float)
     assert_equal(output_of(case, ratio=ratio), eager)
 
 
+@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize("name", ["float finfo.min", "Hugging Face"])
+def test_rows_of_the_lowest_float_alone_see_all_keys_alike(name: str, spelling: str) -> None:
+    hidden = hidden_keys()
+    hidden[1] = True
+    assert_keeps_the_law(masked(spelling, PADDING[name], hidden), ratio=0.8)
+
+
 @pytest.mark.parametrize("spelling", ["sdpa", "matmul"])
 def test_bias_and_padding_at_once(spelling: str) -> None:
     def make(module: Any, hidden: Tensor) -> Tensor:

@@ -16,6 +16,9 @@ from pitome_fx.passes.rule import Lift, rule
 
 aten = torch.ops.aten
 
+ABSORBED = 64
+"""A score is lost beside a mask whose unit in the last place is larger than this."""
+
 
 @rule(aten.scaled_dot_product_attention.default)
 def attention(
@@ -43,8 +46,9 @@ def attention(
     keep_items_apart(k, [-2, -1], q, v)
     k, v = align_along(step, k, v, -2)
     (q, k, v), lead = step.align(q, k, v, trailing=2)
-    bias = _bias(step, q, k, attn_mask, (*lead, q.dims[-2], k.dims[-2]))
-    value = step(q, k, v, bias, dropout_p, False, **kwargs)
+    bias, blank = _bias(step, q, k, attn_mask, (*lead, q.dims[-2], k.dims[-2]))
+    query = q.data if blank is None else q.data.masked_fill(blank, 0)
+    value = step(query, k, v, bias, dropout_p, False, **kwargs)
     return TokenTensor(value, (*lead, q.dims[-2], v.dims[-1]))
 
 
@@ -59,26 +63,31 @@ def _lead(*operands: TokenTensor) -> tuple[Dim, ...]:
 
 def _bias(
     step: Step, q: TokenTensor, k: TokenTensor, mask: TokenTensor | None, scores: tuple[Dim, ...]
-) -> Tensor | None:
-    """What to add to the merged scores, whose dimensions are ``scores``."""
+) -> tuple[Tensor | None, Tensor | None]:
+    """What to add to the merged scores, whose dimensions are ``scores``, and which rows are blank.
+
+    A blank row sees all keys alike, because its mask is so low that it leaves nothing of a score.
+    """
     masks = step.replay.masks
     log_size = _log_size(k, scores)
     if not step.replay.proportional and log_size is not None:
         step.replay.unweighted.append(UnweightedEvent(step.node, scores[-1]))
     shown = log_size if step.replay.proportional else None
     if mask is None or (mask.origin is not None and masks.kind(mask.origin) is MaskKind.NONE):
-        return None if shown is None else shown.to(q.data.dtype)
+        return None if shown is None else shown.to(q.data.dtype), None
     if mask.tainted or mask.origin is None:
         raise Lift("the attention mask is computed from merged tokens")
     number = masks.dataflow.number(mask.origin)
+    learned = masks.kind(mask.origin) is MaskKind.BIAS
     mask = _query_rows(step, mask, scores)
     if log_size is None:
-        return mask.data
+        return mask.data, None
     if mask.data.dtype == torch.bool and _is_apart(number, scores[-1]):
-        return _group_mask(mask, scores, shown).to(q.data.dtype)
+        return _group_mask(mask, scores, shown).to(q.data.dtype), None
     wide = torch.promote_types(q.data.dtype, torch.float32)
-    merged = _group_bias(mask, scores, wide)
-    return (merged if shown is not None else merged - log_size).to(q.data.dtype)
+    merged, peak = _group_bias(mask, scores, wide)
+    blank = None if learned else peak.abs() * torch.finfo(wide).eps > ABSORBED
+    return (merged if shown is not None else merged - log_size).to(q.data.dtype), blank
 
 
 def _log_size(k: TokenTensor, scores: tuple[Dim, ...]) -> Tensor | None:
@@ -135,8 +144,10 @@ def _group_mask(mask: TokenTensor, scores: tuple[Dim, ...], log_size: Tensor | N
     return torch.where(kept, shown, -torch.inf)
 
 
-def _group_bias(mask: TokenTensor, scores: tuple[Dim, ...], wide: torch.dtype) -> Tensor:
-    """log Σ exp of a mask or bias over the members of each key group.
+def _group_bias(
+    mask: TokenTensor, scores: tuple[Dim, ...], wide: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """log Σ exp of a mask or bias over the members of each key group, and what it was shifted by.
 
     Each row is first shifted by its maximum: softmax does not see it, and the size of groups is
     not lost beside a huge negative number where a whole row is masked.
@@ -148,5 +159,6 @@ def _group_bias(mask: TokenTensor, scores: tuple[Dim, ...], wide: torch.dtype) -
         values = torch.zeros_like(values, dtype=wide).masked_fill(~values, -torch.inf)
     values = values.to(wide)
     peak = values.detach().amax(-1, keepdim=True)
-    values = values - torch.where(peak.isfinite(), peak, 0)
-    return logsumexp_keys(TokenTensor(values, named.dims), len(named.dims) - 1, scores[-1]).data
+    peak = torch.where(peak.isfinite(), peak, 0)
+    shifted = TokenTensor(values - peak, named.dims)
+    return logsumexp_keys(shifted, len(named.dims) - 1, scores[-1]).data, peak

@@ -18,17 +18,21 @@ aten = torch.ops.aten
 
 @rule(aten.softmax.int, aten._softmax.default)
 def softmax(step: Step, x: TokenTensor, dim: int, *args: Any, **kwargs: Any) -> TokenTensor:
-    """softmax(score + log size), and of that each member's share (so that tokens sum to 1)."""
+    """Each member's share: softmax over the groups, divided so that the tokens sum to 1.
+
+    That is softmax(score + log size) / size, but log(size) is not lost beside the lowest float
+    where a whole row is masked.
+    """
     over = [dim % len(x.dims)]
     keep_items_apart(x, over)
+    value = TokenTensor(step(x, dim, *args, **kwargs), x.dims)
     if not over_tokens(x, over):
-        return TokenTensor(step(x, dim, *args, **kwargs), x.dims)
+        return value
     if not step.replay.proportional:
         step.replay.unweighted.append(UnweightedEvent(step.node, x.dims[dim]))
-        value = TokenTensor(step(x, dim, *args, **kwargs), x.dims)
-    else:
-        value = TokenTensor(step(_plus_log_size(x, over), dim, *args, **kwargs), x.dims)
-    return weighted(value, over, aten.div.Tensor)
+        return weighted(value, over, aten.div.Tensor)
+    total = weighted(value, over, aten.mul.Tensor).data.sum(dim, keepdim=True)
+    return TokenTensor(value.data / total, x.dims)
 
 
 @rule(aten.log_softmax.int, aten._log_softmax.default)
@@ -36,14 +40,11 @@ def log_softmax(step: Step, x: TokenTensor, dim: int, *args: Any, **kwargs: Any)
     """The logarithm of the above."""
     over = [dim % len(x.dims)]
     keep_items_apart(x, over)
+    value = TokenTensor(step(x, dim, *args, **kwargs), x.dims)
     if not over_tokens(x, over):
-        return TokenTensor(step(x, dim, *args, **kwargs), x.dims)
-    value = TokenTensor(step(_plus_log_size(x, over), dim, *args, **kwargs), x.dims)
-    return weighted(value, over, lambda data, size: data - size.log())
-
-
-def _plus_log_size(x: TokenTensor, over: Sequence[int]) -> TokenTensor:
-    return weighted(x, over, lambda data, size: data + size.log())
+        return value
+    counted = weighted(value, over, lambda data, size: data + size.log())
+    return TokenTensor(value.data - counted.data.logsumexp(dim, keepdim=True), x.dims)
 
 
 @rule(aten.layer_norm, aten.rms_norm)
