@@ -32,6 +32,17 @@ def hint(size: Size) -> int:
     return size if isinstance(size, int) else int(size.node.hint)
 
 
+def divided(size: Size, factor: Size) -> Size | None:
+    """size / factor where that is provably whole, else None. Adds no guard."""
+    if isinstance(size, int) and isinstance(factor, int):
+        return size // factor if factor and size % factor == 0 else None
+    quotient = size // factor
+    if not same_size(quotient * factor, size):
+        return None
+    known = quotient if isinstance(quotient, int) else quotient.node.maybe_as_int()
+    return quotient if known is None else known
+
+
 def product(sizes: Iterable[Size]) -> Size:
     """Product of sizes, 1 for none."""
     return math.prod(sizes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +10,8 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.fx import Node
+
+from pitome_fx.passes.axes import divided, same_size
 
 BROADCASTING = (
     "expand",
@@ -182,26 +185,37 @@ def _same_shape_before(node: Node) -> Node | None:
     return None
 
 
-def _regrouped(known: list[bool], old: Any, new: Any) -> tuple[bool, ...] | None:
-    """Variation after a reshape: a new dimension varies if an old one it overlaps does."""
-    if any(not isinstance(size, int) for size in (*old, *new)):
-        kept = [v for v, size in zip(known, old, strict=True) if not is_one(size)]
-        if len(kept) != sum(not is_one(size) for size in new):
-            return None
-        rest = iter(kept)
-        return tuple(False if is_one(size) else next(rest) for size in new)
-    result: list[bool] = []
-    taken, old_count, new_count, pending = 0, 1, 1, False
-    for size in new:
-        new_count *= size
-        while old_count < new_count and taken < len(old):
-            old_count *= old[taken]
-            pending |= known[taken]
-            taken += 1
-        result.append(pending and size != 1)
-        if old_count == new_count:
-            pending = False
-    return tuple(result)
+def _regrouped(known: Sequence[bool], old: Any, new: Any) -> tuple[bool, ...] | None:
+    """Variation after a reshape: a new dimension varies if an old one it shares elements with does.
+
+    Old and new dimensions are taken until their products agree; None where that cannot be told.
+    """
+    sources = [(size, v) for size, v in zip(old, known, strict=True) if not is_one(size)]
+    result = [False] * len(new)
+    pending = [place for place, size in enumerate(new) if not is_one(size)]
+    while pending and sources:
+        before, varies = sources.pop(0)
+        group = [pending.pop(0)]
+        after = new[group[0]]
+        while not same_size(before, after):
+            if sources and _is_factor(before, after):
+                size, also = sources.pop(0)
+                before, varies = before * size, varies or also
+            elif pending and _is_factor(after, before):
+                group.append(pending.pop(0))
+                after = after * new[group[-1]]
+            else:
+                return None
+        for place in group:
+            result[place] = varies
+    return None if pending or sources else tuple(result)
+
+
+def _is_factor(less: Any, more: Any) -> bool:
+    """May further dimensions make the smaller product the larger one?"""
+    if isinstance(less, int) and isinstance(more, int):
+        return less < more
+    return divided(more, less) is not None
 
 
 def is_one(size: Any) -> bool:

@@ -202,8 +202,9 @@ class Masks:
         return bool(floats) and all(self._is_learned(source) for source in floats)
 
     def _is_constant(self, node: Node) -> bool:
-        """Does the node depend on no input of the user?"""
-        return all(n in self.constants for n in _upstream(node) if n.op == "placeholder")
+        """Does the node depend on no input tensor of the user?"""
+        inputs = (n for n in _upstream(node) if n.op == "placeholder" and is_tensor(n))
+        return all(n in self.constants for n in inputs)
 
     def _has_causal_part(self, mask: Node) -> bool:
         """Is some part of it lower triangular? (Only to give the reason by its name.)"""
@@ -219,12 +220,12 @@ class Masks:
 
 
 def _upstream(node: Node) -> Iterator[Node]:
-    """The node and everything it is computed from."""
+    """The node and everything its values are computed from; a size is no value."""
     seen: set[Node] = set()
     stack = [node]
     while stack:
         current = stack.pop()
-        if current not in seen:
+        if current not in seen and current.target != aten.sym_size.int:
             seen.add(current)
             yield current
             stack += current.all_input_nodes

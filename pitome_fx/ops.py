@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
+from torch._guards import detect_fake_mode
 from torch.fx.experimental.proxy_tensor import (
     disable_proxy_modes_tracing,
     get_proxy_mode,
@@ -219,6 +220,13 @@ for _name, (_body, _, _schema) in OPS.items():
     LIBRARY.impl(_name, _body, "CompositeImplicitAutograd")
 
 
+def _without_guards(args: Any) -> AbstractContextManager[None]:
+    """Symbolic shapes are computed, not decided on: the node is right also where k is 0 or 1."""
+    fake_mode = detect_fake_mode(args)
+    shape_env = None if fake_mode is None else fake_mode.shape_env
+    return nullcontext() if shape_env is None else shape_env.suppress_guards()
+
+
 def emit(name: str, *args: Any) -> Any:
     """Call a pitome op; while a graph is traced, add its node without tracing through its body.
 
@@ -231,6 +239,7 @@ def emit(name: str, *args: Any) -> Any:
     tracer: Any = mode.tracer
     proxies = pytree.tree_map(tracer.unwrap_proxy, args)
     proxy = tracer.create_proxy("call_function", op, proxies, {}, name=name)
-    with disable_proxy_modes_tracing():
-        value = OPS[name][1](*args)
-    return track_tensor_tree(value, proxy, constant=None, tracer=tracer)
+    with _without_guards(args):
+        with disable_proxy_modes_tracing():
+            value = OPS[name][1](*args)
+        return track_tensor_tree(value, proxy, constant=None, tracer=tracer)

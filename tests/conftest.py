@@ -7,7 +7,6 @@ import pytest
 import torch
 import torch._dynamo
 
-from tests.known_gaps import KNOWN_GAPS
 from tests.support.torchvision_shim import define_missing_ops
 
 define_missing_ops()
@@ -27,11 +26,3 @@ def _fresh_state() -> None:
     random.seed(0)
     torch.manual_seed(0)
     torch._dynamo.reset()
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the known gaps; they show as xfailed in every run."""
-    for item in items:
-        for start, why in KNOWN_GAPS.items():
-            if item.nodeid.removeprefix("tests/").startswith(start):
-                item.add_marker(pytest.mark.xfail(reason=why))

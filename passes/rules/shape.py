@@ -12,11 +12,11 @@ from pitome_fx.passes.axes import (
     Dim,
     Size,
     TokenTensor,
+    divided,
     fuse,
     is_merged,
     is_single,
     length,
-    same_size,
 )
 from pitome_fx.passes.replay import Step
 from pitome_fx.passes.rule import Lift, rule
@@ -93,35 +93,19 @@ def _take(atoms: list[Atom], size: Size) -> list[Atom] | None:
         if not atoms:
             return None
         atom = atoms.pop()
-        whole = atom.axis.size
-        if same_size(left, whole):
+        quotient = divided(left, atom.axis.size)
+        if quotient is not None:
             taken.append(atom)
-            return taken
-        if not isinstance(whole, int) or not isinstance(left, int):
-            quotient = _divide(left, whole)
-            if quotient is None:
-                atoms.append(atom)
-                return None
             left = quotient
-            taken.append(atom)
-        elif left % whole == 0:
-            taken.append(atom)
-            left //= whole
-        elif whole % left == 0 and atom.space is None:
-            outer, inner = atom.axis.split(left, whole // left)
-            atoms.append(Atom(inner))
-            taken.append(Atom(outer))
-            return taken
-        else:
+            continue
+        rest = divided(atom.axis.size, left)
+        if rest is None or atom.space is not None:
             atoms.append(atom)
             return None
+        outer, inner = atom.axis.split(left, rest)
+        atoms.append(Atom(inner))
+        return [*taken, Atom(outer)]
     return taken
-
-
-def _divide(size: Size, factor: Size) -> Size | None:
-    """size / factor where that is provably whole, for symbolic sizes."""
-    quotient = size // factor
-    return quotient if same_size(quotient * factor, size) else None
 
 
 @rule(aten.permute)
