@@ -7,6 +7,9 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
+from torch._dynamo.exc import RestartAnalysis, SkipFrame
+from torch._guards import detect_fake_mode
 from torch.fx import GraphModule
 
 from pitome_fx.backends.lowering import check_lowering, lower
@@ -44,9 +47,14 @@ def pitome(
     parsed = Options.parse(options)
     check_lowering(parsed, mode)
     merged = None if parsed.merges_nothing else _try_merge(graph, example_inputs, parsed)
-    if merged is None:
-        return lower(graph, example_inputs, parsed, mode, merged=False)
-    return lower(merged, example_inputs, parsed, mode, merged=True)
+    if merged is not None:
+        try:
+            return lower(merged, example_inputs, parsed, mode, merged=True)
+        except (OptionsError, RestartAnalysis, SkipFrame):
+            raise
+        except Exception as error:
+            _warn_or_raise(error, parsed, "the lowering of its merged graph failed")
+    return lower(graph, example_inputs, parsed, mode, merged=False)
 
 
 def _try_merge(
@@ -54,20 +62,12 @@ def _try_merge(
 ) -> GraphModule | None:
     """The merged graph, None where the model must run dense (said in a warning)."""
     try:
-        outcome = _run(graph, example_inputs, options)
+        outcome = _run_without_trace(graph, example_inputs, options)
         reason = why_nothing_merges(outcome) if outcome.rewritten is None else ""
     except OptionsError:
         raise
     except Exception as error:
-        if options.strict:
-            raise
-        logger.debug("the pass failed", exc_info=True)
-        warnings.warn(
-            f"pitome: the model runs dense: the pass failed with "
-            f"{type(error).__name__}: {error}. {REPORT_AT}",
-            PitomeWarning,
-            stacklevel=2,
-        )
+        _warn_or_raise(error, options, "the pass failed")
         return None
     if outcome.rewritten is None:
         if options.strict:
@@ -77,6 +77,37 @@ def _try_merge(
     if outcome.plan.note:
         warnings.warn(f"pitome: {outcome.plan.note}", PitomeWarning, stacklevel=2)
     return outcome.rewritten.graph
+
+
+def _warn_or_raise(error: Exception, options: Options, what: str) -> None:
+    """A bug of ours costs the user the speed-up, not the model."""
+    if options.strict:
+        raise error
+    logger.debug("%s", what, exc_info=error)
+    warnings.warn(
+        f"pitome: the model runs dense: {what} with {type(error).__name__}: {error}. {REPORT_AT}",
+        PitomeWarning,
+        stacklevel=4,
+    )
+
+
+def _run_without_trace(graph: GraphModule, example_inputs: list[Any], options: Options) -> Outcome:
+    """The pass; where sizes are symbolic it is tried first, so that no unused guard is left."""
+    fake_mode = detect_fake_mode(
+        [node.meta.get("example_value") for node in graph.graph.find_nodes(op="placeholder")]
+    )
+    shape_env = None if fake_mode is None else fake_mode.shape_env
+    if shape_env is not None and any(_is_symbolic(value) for value in example_inputs):
+        with shape_env.suppress_guards():
+            trial = _run(graph, example_inputs, options)
+        if trial.rewritten is None:
+            return trial
+    return _run(graph, example_inputs, options)
+
+
+def _is_symbolic(value: Any) -> bool:
+    sizes = value.shape if isinstance(value, torch.Tensor) else (value,)
+    return any(isinstance(size, torch.SymInt) for size in sizes)
 
 
 def _run(graph: GraphModule, example_inputs: list[Any], options: Options) -> Outcome:

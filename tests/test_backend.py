@@ -5,7 +5,9 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.backends import registry
 from torch._dynamo.exc import BackendCompilerFailed
+from torch.fx import GraphModule
 
 import pitome_fx
 from pitome_fx import OptionsError, RefusedError
@@ -144,6 +146,38 @@ class TestFailingPass:
         with pytest.raises(BackendCompilerFailed) as failure:
             output_of(small())
         assert isinstance(failure.value.inner_exception, KeyError)
+
+    def test_leaves_no_guard_behind(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A stage that specialised a symbolic size before it failed costs no recompile."""
+
+        def specialise(program: Any, *args: Any) -> None:
+            sizes = [int(size) for x in program.inputs if isinstance(x, Tensor) for size in x.shape]
+            raise KeyError(sizes)
+
+        monkeypatch.setattr("pitome_fx.passes.pipeline.rewrite", specialise)
+        model, options = small().model, {"lowering": "recording", "ratio": 0.8}
+        with recording() as graphs, told() as messages, torch.no_grad():
+            merged = torch.compile(model, backend="pitome", options=options, dynamic=True)
+            for batch in (2, 3, 5, 7):
+                merged(torch.randn(batch, 24, 24, dtype=torch.float64))
+        assert len(graphs) == len(messages) == 1
+
+    def test_a_lowering_that_cannot_merge_gets_the_dense_graph(self) -> None:
+        def picky(graph: GraphModule, inputs: Any) -> Any:
+            if has_pitome_nodes(graph):
+                raise NotImplementedError("what is a token?")
+            return graph.forward
+
+        torch._dynamo.register_backend(picky, name="picky")
+        case = small()
+        with told() as messages:
+            output = output_of(case, ratio=0.8, lowering="picky", strict=False)
+        assert_equal(output, case.model(*case.args))
+        assert len(messages) == 1 and "what is a token?" in messages[0]
+        torch._dynamo.reset()
+        with pytest.raises(BackendCompilerFailed, match="what is a token"):
+            output_of(case, ratio=0.8, lowering="picky")
+        del registry._BACKENDS["picky"], registry._COMPILER_FNS["picky"]
 
     def test_a_report_that_breaks_is_no_reason_to_fail(self, monkeypatch: Any) -> None:
         def fail(*args: Any) -> None:
