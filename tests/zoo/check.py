@@ -1,0 +1,160 @@
+"""What every model of the zoo must pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+
+from pitome_fx import Report
+from pitome_fx.options import Options
+from pitome_fx.oracle import Simulator
+from pitome_fx.passes import pipeline
+from pitome_fx.passes.capture import capture_dynamo
+from pitome_fx.passes.pipeline import Outcome
+from pitome_fx.passes.reporting import make_report
+from pitome_fx.testing import run_recorded
+from tests.support.oracle import relative_error, tensors
+from tests.zoo.entry import Entry, of_batch
+
+RATIO = 0.8
+
+
+@dataclass
+class Finding:
+    """What came of one model.
+
+    Attributes:
+        verdict: as ``Entry.verdict``.
+        report: on the first call.
+        error: of rewritten against simulated, the worst of all graphs and calls.
+        problems: everything that does not hold; empty for a model that passes.
+    """
+
+    verdict: str
+    report: Report
+    error: float
+    problems: list[str] = field(default_factory=list)
+
+
+def examine(entry: Entry) -> Finding:
+    """Run a model through the pass, beside its simulation, on two batch sizes."""
+    torch.manual_seed(0)
+    torch._dynamo.reset()
+    case = entry.build().to(torch.float64)
+    problems: list[str] = []
+    with torch.no_grad():
+        dense = case.model(*case.args, **case.kwargs)
+        beside = Beside(Options.parse({"ratio": RATIO}))
+        merged = torch.compile(case.model, backend=beside)
+        output = merged(*case.args, **case.kwargs)
+        problems += compare_form(output, dense)
+        first = make_report(beside.outcomes)
+        found = verdict(first)
+        if found != entry.verdict:
+            problems.append(f"verdict {found!r}, expected {entry.verdict!r}")
+        if not first.merged:
+            problems += [] if relative_error(output, dense) == 0 else ["refused, but not dense"]
+        problems += _untouched_at_ratio_one(case, dense)
+        if entry.batch_dim is not None:
+            problems += _second_batch(entry, case, merged, beside, first.merged)
+    limit = 1e-9 if beside.is_double else 1e-5
+    if not beside.error <= limit:
+        problems.append(f"rewritten is not simulated: {beside.error:.1e} > {limit:.0e}")
+    return Finding(found, first, beside.error, problems)
+
+
+class Beside:
+    """A Dynamo backend that runs each rewritten graph, and its simulation on the same inputs."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.outcomes: list[Outcome] = []
+        self.error = 0.0
+        self.is_double = True
+
+    def __call__(self, graph: GraphModule, example_inputs: list[Any]) -> Callable[..., Any]:
+        outcome = pipeline.run(capture_dynamo(graph, example_inputs), self.options)
+        self.outcomes.append(outcome)
+        if outcome.rewritten is None:
+            return graph.forward
+        self.is_double &= computes_in_double(outcome.program.graph)
+        rewritten = outcome.rewritten.graph
+
+        def run(*inputs: Any) -> Any:
+            output, assignments = run_recorded(rewritten, *inputs)
+            simulated = Simulator(outcome, assignments).run(*inputs)
+            self.error = max(self.error, relative_error(output, simulated))
+            return output
+
+        return run
+
+
+def computes_in_double(graph: GraphModule) -> bool:
+    """Is no value of the graph computed in a narrower type?"""
+    values = [n.meta.get("val") for n in graph.graph.nodes if n.op == "call_function"]
+    floats = [v.dtype for v in values if isinstance(v, Tensor) and v.is_floating_point()]
+    return all(dtype == torch.float64 for dtype in floats)
+
+
+def compare_form(output: Any, dense: Any) -> list[str]:
+    """Shapes, dtypes and finiteness that differ from the dense output's."""
+    if type(output) is not type(dense):
+        return [f"returns {type(output).__name__}, dense {type(dense).__name__}"]
+    found, wanted = tensors(output), tensors(dense)
+    if [(x.shape, x.dtype) for x in found] != [(x.shape, x.dtype) for x in wanted]:
+        return ["shapes or dtypes of the output changed"]
+    if any(a.isfinite().all() != b.isfinite().all() for a, b in zip(found, wanted, strict=True)):
+        return ["not as finite as dense"]
+    return []
+
+
+def verdict(report: Report) -> str:
+    """How many sites merge, and the reasons of the others by their first words."""
+    if not report.blocks:
+        return "no attention"
+    counts = f"{report.merged} of {len(report.blocks)}"
+    reasons = {
+        str(block.reason).split(":")[0].split(" (")[0]
+        for block in report.blocks
+        if not block.merged
+    }
+    return ": ".join([counts, *(["; ".join(sorted(reasons))] if reasons else [])])
+
+
+def _untouched_at_ratio_one(case: Any, dense: Any) -> list[str]:
+    torch._dynamo.reset()
+    options = {"ratio": 1.0, "lowering": "eager"}
+    same = torch.compile(case.model, backend="pitome", options=options)
+    output = same(*case.args, **case.kwargs)
+    equal = all(
+        torch.equal(a, b) or not bool(b.isfinite().all())
+        for a, b in zip(tensors(output), tensors(dense), strict=True)
+    )
+    return [] if equal else ["ratio 1.0 changes the output"]
+
+
+def _second_batch(
+    entry: Entry, case: Any, merged: Callable[..., Any], beside: Beside, sites: int
+) -> list[str]:
+    assert entry.batch_dim is not None
+    args, kwargs = of_batch(case, entry.batch_dim, 3)
+    torch._dynamo.reset()
+    before = len(beside.outcomes)
+    for x in [*tensors(args), *tensors(kwargs)]:
+        if x.dim() > entry.batch_dim:
+            torch._dynamo.maybe_mark_dynamic(x, entry.batch_dim)
+    problems = compare_form(merged(*args, **kwargs), case.model(*args, **kwargs))
+    now = make_report(beside.outcomes[before:]).merged
+    if now != sites:
+        problems.append(f"{now} sites merge with a symbolic batch, {sites} with a fixed one")
+    return [f"second batch: {problem}" for problem in problems]
+
+
+def lines(findings: Sequence[tuple[Entry, Finding]]) -> list[str]:
+    """What failed, one line a problem."""
+    return [f"{entry.name}: {problem}" for entry, found in findings for problem in found.problems]
