@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -94,7 +94,7 @@ class Axis:
     stop: Position = END
     parts: tuple[tuple[Axis | None, Size], ...] = ()
     _windows: dict[tuple[Position, Position], Axis] = field(default_factory=dict, repr=False)
-    _splits: dict[tuple[Size, Size], tuple[Axis, Axis]] = field(default_factory=dict, repr=False)
+    _splits: dict[tuple[Any, Any], tuple[Axis, Axis]] = field(default_factory=dict, repr=False)
     _whole: tuple[Axis, Axis, Axis] | None = field(default=None, repr=False)
 
     def window(self, start: Position, stop: Position) -> Axis:
@@ -118,12 +118,17 @@ class Axis:
 
     def split(self, outer: Size, inner: Size) -> tuple[Axis, Axis]:
         """Factor the axis; the same factors give the same two axes again."""
-        if (outer, inner) not in self._splits:
+        key = _hashable(outer), _hashable(inner)
+        if key not in self._splits:
             halves = Axis(outer, self.weak), Axis(inner, self.weak)
-            self._splits[outer, inner] = halves
+            self._splits[key] = halves
             for half in halves:
                 half._whole = (self, *halves)
-        return self._splits[outer, inner]
+        return self._splits[key]
+
+
+def _hashable(size: Size) -> Any:
+    return size if isinstance(size, int) else size.node.expr
 
 
 class Atom(NamedTuple):

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import unset_fake_temporarily
+from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
 from torch.fx import Node
 
 from pitome_fx.passes.axes import divided, same_size
@@ -138,7 +138,12 @@ class Dataflow:
     def evaluate(self, node: Node) -> Tensor | None:
         """The value of a sub-graph that depends on no graph input, None for any other."""
         if node not in self._values:
-            self._values[node] = self._compute(node) if node.op == "call_function" else None
+            value = None
+            if node.op == "call_function":
+                value = self._compute(node)
+            elif node.op == "get_attr":
+                value = _literal(node)
+            self._values[node] = value
         return self._values[node]
 
     def _compute(self, node: Node) -> Tensor | None:
@@ -169,6 +174,15 @@ class Dataflow:
                 key = (node.target, repr(args))
             self._number_of[node] = self._numbers.setdefault(key, len(self._numbers))
         return self._number_of[node]
+
+
+def _literal(node: Node) -> Tensor | None:
+    """A tensor written out in the forward; parameters and buffers are inputs of the graph."""
+    module = node.graph.owning_module
+    value = getattr(module, str(node.target), None)
+    if not isinstance(value, Tensor) or isinstance(value, FakeTensor):
+        return None
+    return value.detach().cpu()
 
 
 def _same_shape_before(node: Node) -> Node | None:

@@ -37,6 +37,12 @@ PER_TOKEN = (
 )
 
 
+CROSS = (
+    "cross-attention: queries and keys are different tokens; "
+    "only self-attention says which tokens are alike"
+)
+
+
 @dataclass(frozen=True)
 class Block:
     """A self-attention site that may merge.
@@ -124,12 +130,11 @@ def _block(
     whole_axes: dict[Dim, Axis],
     protect: int | None,
 ) -> Block:
+    if site.oddity:
+        raise Refusal(site.oddity)
     tokens = site.query_dim
     if tokens != site.key_dim or not tokens:
-        raise Refusal(
-            "cross-attention: queries and keys are different tokens; "
-            "only self-attention says which tokens are alike"
-        )
+        raise Refusal(CROSS)
     lead = labels.dims[site.query][:-2]
     padding = _padding(site, masks, fused_heads=len(lead) == 1 and len(lead[0]) > 1)
     after = _reachable([site.node], order, forward=True)
@@ -144,6 +149,9 @@ def _block(
     axis = whole_axes[tokens]
     front, back = protected_tokens(axis, labels, constant, protect)
     batch = _batch_axes(dims, place, labels.dims[site.query], site, labels)
+    key_axes = {atom.axis for dim in labels.dims[site.keys] for atom in dim}
+    if not key_axes.issuperset(batch):
+        raise Refusal(CROSS)
     return Block(site, point, place, axis, batch, front, back, padding)
 
 
@@ -198,7 +206,7 @@ def _merge_point(
         if node.target not in RESIDUAL_ADDS:
             continue
         inner = [n for n in node.all_input_nodes if n in after]
-        outer = [n for n in node.all_input_nodes if n in before and n not in after]
+        outer = [n for n in node.all_input_nodes if n not in after and _stems_from(n, before)]
         if inner and outer and all(_count(labels, n, tokens) == 1 for n in (node, outer[0])):
             return _fan_out(node, tokens, labels)
     if _is_split(tokens):
@@ -210,6 +218,18 @@ def _merge_point(
         "no residual connection carries these tokens past the attention (attention pooling, "
         "channel attention, or a regrouped token axis), so there is no place to merge"
     )
+
+
+def _stems_from(node: Node, stream: set[Node]) -> bool:
+    """Is it a node of the stream, or one of these scaled or normalised?"""
+    stack = [node]
+    while stack:
+        current = stack.pop()
+        if current in stream:
+            return True
+        if current.target in PER_TOKEN:
+            stack += current.all_input_nodes
+    return False
 
 
 def _count(labels: Labels, node: Node, tokens: Dim) -> int:

@@ -42,11 +42,16 @@ class MaskUse(enum.Enum):
 
 @dataclass(frozen=True)
 class Mask:
-    """A mask or bias of an attention site, and the node where the scores meet it."""
+    """A mask or bias of an attention site, and the node where the scores meet it.
+
+    Attributes:
+        adds: it reaches the softmax as a plain summand of the scores, neither scaled nor squashed.
+    """
 
     node: Node
     consumer: Node
     use: MaskUse = MaskUse.KEEPS
+    adds: bool = False
 
 
 # Ops whose result lines up with their operands at the last two dimensions (queries and keys).

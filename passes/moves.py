@@ -22,7 +22,10 @@ from pitome_fx.passes.axes import (
     product,
     same_size,
 )
+from pitome_fx.passes.rule import Lift
 from pitome_fx.passes.spaces import TokenSpace
+
+ANOTHER_BATCH = "tokens merged by the items of one batch meet those of another"
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,10 @@ def _row_order(
     """All atoms in order, and the permutation that puts batch, token, rest one after another."""
     atoms = [atom for dim in dims for atom in dim]
     token = sum(len(dim) for dim in dims[: place[0]]) + place[1]
-    lead = [next(i for i, atom in enumerate(atoms) if atom.axis is axis) for axis in batch]
+    axes = [atom.axis for atom in atoms]
+    if any(axis not in axes for axis in batch):
+        raise Lift(ANOTHER_BATCH)
+    lead = [axes.index(axis) for axis in batch]
     rest = [i for i in range(len(atoms)) if i != token and i not in lead]
     return atoms, [*lead, token, *rest]
 
@@ -212,6 +218,8 @@ def _in_dim_order(
         for a, atom in enumerate(dim)
         if (d, a) == place or atom.axis in space.batch
     ]
+    if len(found) <= len(space.batch):
+        raise Lift(ANOTHER_BATCH)
     split = reshape(values, [*[axis.size for axis in space.batch], space.count])
     order = [len(space.batch) if axis is None else space.batch.index(axis) for axis in found]
     return permute(split, order)

@@ -15,7 +15,6 @@ from pitome_fx.passes.align import with_dim
 from pitome_fx.passes.axes import Atom, Size, TokenTensor, is_merged, length
 from pitome_fx.passes.capture import Program, trace
 from pitome_fx.passes.detect import Block, Detection
-from pitome_fx.passes.masks import MaskUse
 from pitome_fx.passes.metric import mean_keys, padding_number, present_padding
 from pitome_fx.passes.moves import rows_of
 from pitome_fx.passes.plan import Merge, Plan
@@ -65,7 +64,7 @@ def rewrite(program: Program, detection: Detection, plan: Plan, options: Options
             (mask.consumer, mask.node)
             for site in detection.sites
             for mask in site.masks
-            if mask.use is MaskUse.KEEPS
+            if mask.adds
         ),
         proportional=options.proportional,
     )

@@ -10,39 +10,20 @@ import torch
 from torch.fx import GraphModule, Node
 
 from pitome_fx.passes.axes import Dim
-from pitome_fx.passes.masks import Mask, MaskUse
+from pitome_fx.passes.masks import Mask
 from pitome_fx.passes.replay import Labels
+from pitome_fx.passes.scores import (
+    arguments,
+    factors,
+    factors_after,
+    product_behind,
+    weighs_values,
+)
 
 aten = torch.ops.aten
 
 SDPA = aten.scaled_dot_product_attention.default
 SOFTMAX = (aten.softmax.int, aten._softmax.default)
-PRODUCTS = (
-    aten.matmul.default,
-    aten.bmm.default,
-    aten.baddbmm.default,
-    aten.einsum.default,
-)
-WHERE = (aten.where.self, aten.where.ScalarSelf, aten.where.ScalarOther)
-BETWEEN = (
-    *WHERE,
-    aten.add.Tensor,
-    aten.sub.Tensor,
-    aten.mul.Tensor,
-    aten.mul.Scalar,
-    aten.div.Tensor,
-    aten.masked_fill.Scalar,
-    aten.masked_fill.Tensor,
-    aten.dropout.default,
-    aten.to.dtype,
-    aten.view.default,
-    aten.reshape.default,
-    aten.contiguous.default,
-    aten.clone.default,
-    aten.expand.default,
-    aten.type_as.default,
-    aten.tanh.default,
-)
 
 
 @dataclass(frozen=True)
@@ -56,6 +37,7 @@ class Site:
         query_dim, key_dim: the dimensions that attend and are attended to.
         masks: everything added to (or filled into) the scores.
         is_causal: the op's own causal flag.
+        oddity: why it cannot be understood, '' if it can.
     """
 
     number: int
@@ -68,6 +50,7 @@ class Site:
     key_dim: Dim
     masks: tuple[Mask, ...]
     is_causal: bool
+    oddity: str = ""
 
     @property
     def module(self) -> str:
@@ -83,13 +66,6 @@ def module_path(node: Node) -> str:
     return re.sub(r"^(L\['\w+'\]|self)\.?", "", paths[-1]) if paths else ""
 
 
-def arguments(node: Node) -> dict[str, Any]:
-    """Arguments of an ATen node by the names of its schema."""
-    target: Any = node.target
-    names = [argument.name for argument in target._schema.arguments]
-    return {**dict(zip(names, node.args, strict=False)), **node.kwargs}
-
-
 def find_sites(graph: GraphModule, labels: Labels) -> list[Site]:
     """All attention sites in graph order."""
     sites: list[Site] = []
@@ -98,6 +74,8 @@ def find_sites(graph: GraphModule, labels: Labels) -> list[Site]:
             sites.append(_sdpa_site(len(sites), node, labels))
         elif node.target in SOFTMAX:
             site = _softmax_site(len(sites), node, labels)
+            if site is None and weighs_values(node):
+                site = _odd_site(len(sites), node, labels)
             if site is not None:
                 sites.append(site)
     return sites
@@ -116,7 +94,7 @@ def _sdpa_site(number: int, node: Node, labels: Labels) -> Site:
         feature_place=len(labels.dims[k]) - 1,
         query_dim=labels.dims[q][-2],
         key_dim=labels.dims[k][-2],
-        masks=() if mask is None else (Mask(mask, node),),
+        masks=() if mask is None else (Mask(mask, node, adds=True),),
         is_causal=bool(named.get("is_causal", False)),
     )
 
@@ -127,11 +105,11 @@ def _softmax_site(number: int, node: Node, labels: Labels) -> Site | None:
     dims = labels.dims[node]
     if not isinstance(scores, Node) or dim % len(dims) != len(dims) - 1 or len(dims) < 3:
         return None
-    product, masks = _product_behind(scores)
-    if product is None:
+    product, masks = product_behind(scores)
+    if product is None or not _lines_up(labels.dims[product], dims, masks):
         return None
-    masks += _factors_after(node)
-    operands = _factors(product)
+    masks += factors_after(node)
+    operands = factors(product)
     if len(operands) != 2:
         return None
     query, keys = operands
@@ -162,81 +140,29 @@ def _softmax_site(number: int, node: Node, labels: Labels) -> Site | None:
     )
 
 
-def _product_behind(scores: Node) -> tuple[Node | None, list[Mask]]:
-    """The product that scores were computed from, and what was added or filled in between."""
-    masks: list[Mask] = []
-    node = scores
-    for _ in range(32):
-        if node.target in PRODUCTS:
-            added = arguments(node)
-            if node.target == aten.baddbmm.default and added.get("beta", 1) != 0:
-                masks.append(Mask(added["self"], node))
-            return node, masks
-        if node.target not in BETWEEN:
-            return None, []
-        sources = node.all_input_nodes
-        onward = [source for source in sources if _leads_to_product(source)]
-        if len(onward) != 1:
-            return None, []
-        use = MaskUse.FILLS if _fills(node, onward[0]) else MaskUse.KEEPS
-        # Of a where, the condition is the mask.
-        others = sources[:1] if node.target in WHERE else sources
-        masks += [
-            Mask(source, node, use)
-            for source in others
-            if source is not onward[0] and _rank(source) >= 2
-        ]
-        node = onward[0]
-    return None, []
+def _lines_up(product: tuple[Dim, ...], weights: tuple[Dim, ...], masks: list[Mask]) -> bool:
+    """Are queries and keys where the product had them? (What masks the scores may rename them.)"""
+    return bool(masks) or product[-2:] == weights[-2:] or not weights[-1]
 
 
-def _factors(product: Node) -> list[Node]:
-    """The two tensors that a product multiplies."""
-    given = arguments(product)
-    if product.target == aten.einsum.default:
-        return list(given["tensors"])
-    names = ("batch1", "batch2") if "batch1" in given else ("self", "other", "mat2")
-    return [given[name] for name in names if name in given]
-
-
-def _fills(node: Node, scores: Node) -> bool:
-    """Does the node replace scores where its condition is True?"""
-    if node.target in WHERE:
-        return node.args[2] is scores
-    return node.target in (aten.masked_fill.Scalar, aten.masked_fill.Tensor)
-
-
-def _factors_after(softmax: Node) -> list[Mask]:
-    """What the attention weights are multiplied with on the way to the values."""
-    masks: list[Mask] = []
-    node = softmax
-    for _ in range(8):
-        onward = [user for user in node.users if user.target in BETWEEN]
-        if len(onward) != 1:
-            break
-        for other in onward[0].all_input_nodes:
-            if other is not node and _rank(other) >= 2:
-                fills = _fills(onward[0], node)
-                masks.append(Mask(other, onward[0], MaskUse.FILLS if fills else MaskUse.SCALES))
-        node = onward[0]
-    return masks
-
-
-def _leads_to_product(node: Node) -> bool:
-    for _ in range(32):
-        if node.target in PRODUCTS:
-            return True
-        if node.target not in BETWEEN:
-            return False
-        sources = [source for source in node.all_input_nodes if _rank(source) >= 2]
-        if len(sources) > 1:
-            return any(_leads_to_product(source) for source in sources)
-        if not sources:
-            return False
-        node = sources[0]
-    return False
-
-
-def _rank(node: Node) -> int:
-    value = node.meta.get("val")
-    return value.dim() if isinstance(value, torch.Tensor) else 0
+def _odd_site(number: int, node: Node, labels: Labels) -> Site | None:
+    """A softmax that weighs values, but by no scores of queries and keys."""
+    dims = labels.dims[node]
+    if len(dims) < 3:
+        return None
+    return Site(
+        number=number,
+        node=node,
+        query=node,
+        keys=node,
+        token_place=len(dims) - 2,
+        feature_place=len(dims) - 1,
+        query_dim=dims[-2],
+        key_dim=dims[-1],
+        masks=(),
+        is_causal=False,
+        oddity=(
+            "unknown attention: its scores are no product of queries and keys, or more than a "
+            "mask meets them on the way to the softmax (linear attention, for one)"
+        ),
+    )

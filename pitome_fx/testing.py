@@ -95,8 +95,10 @@ class _Recorder(Interpreter):
         elif target == torch.ops.pitome.merge_size.default:
             self._groups[id(result)] = self.assignments[-1]
         elif target == torch.ops.aten.slice.Tensor and id(args[0]) in self._groups:
-            if args[1] == 1:
-                self._groups[id(result)] = _slice_groups(self._groups[id(args[0])], *args[2:])
+            # Under a symbolic batch, x[:, a:b] slices dimension 0 too, from end to end.
+            groups = self._groups[id(args[0])]
+            whole = args[1] == 0 or len(args) == 2
+            self._groups[id(result)] = groups if whole else _slice_groups(groups, *args[2:])
         elif target == torch.ops.aten.cat.default and any(id(x) in self._groups for x in args[0]):
             self._groups[id(result)] = self._join_groups(args[0])
         return result
