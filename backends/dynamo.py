@@ -13,7 +13,7 @@ from torch._guards import detect_fake_mode
 from torch.fx import GraphModule
 
 from pitome_fx.backends.lowering import check_lowering, lower
-from pitome_fx.errors import OptionsError, PitomeWarning, RefusedError
+from pitome_fx.errors import CaptureError, OptionsError, PitomeWarning, RefusedError
 from pitome_fx.frontends import is_pitome_op, why_nothing_merges
 from pitome_fx.options import Options
 from pitome_fx.passes import pipeline
@@ -66,17 +66,25 @@ def _try_merge(
         reason = why_nothing_merges(outcome) if outcome.rewritten is None else ""
     except OptionsError:
         raise
+    except CaptureError as error:
+        _say_dense(f"pitome: the model runs dense: {error}.", options)
+        return None
     except Exception as error:
         _warn_or_raise(error, options, "the pass failed")
         return None
     if outcome.rewritten is None:
-        if options.strict:
-            raise RefusedError(reason)
-        warnings.warn(reason, PitomeWarning, stacklevel=2)
+        _say_dense(reason, options)
         return None
     if outcome.plan.note:
         warnings.warn(f"pitome: {outcome.plan.note}", PitomeWarning, stacklevel=2)
     return outcome.rewritten.graph
+
+
+def _say_dense(reason: str, options: Options) -> None:
+    """Say why nothing merges."""
+    if options.strict:
+        raise RefusedError(reason)
+    warnings.warn(reason, PitomeWarning, stacklevel=3)
 
 
 def _warn_or_raise(error: Exception, options: Options, what: str) -> None:

@@ -108,8 +108,11 @@ def _bring(step: Step, x: TokenTensor, target: tuple[Dim, ...], trailing: int) -
     ]
     if not behind:
         return x
+    is_bias = x.origin is not None and (step.node, x.origin) in step.replay.biases
     for p in behind:
-        if not is_merged(_at(x, p, trailing)) and x.tainted:
+        # A bias on keys is brought along exactly, whatever it was computed from.
+        exact = is_bias and p == -1
+        if not is_merged(_at(x, p, trailing)) and x.tainted and not exact:
             raise Lift("a value computed after an unmerge meets a merged one")
     masks = step.replay.masks
     if x.origin is not None and masks.is_structured(x.origin):
@@ -117,7 +120,6 @@ def _bring(step: Step, x: TokenTensor, target: tuple[Dim, ...], trailing: int) -
     picked = not x.data.is_floating_point()
     if picked and not all(_is_constant_in_groups(step, x, p, target[p], trailing) for p in behind):
         raise Lift("a bool or integer value per token cannot be averaged")
-    is_bias = x.origin is not None and (step.node, x.origin) in step.replay.biases
     # One value often meets the same space many times (a rotary table, in every layer's q and k).
     key = (id(x.data), target, trailing, is_bias)
     cache = step.replay.brought

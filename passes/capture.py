@@ -82,11 +82,24 @@ def capture_dynamo(graph: GraphModule, example_inputs: Sequence[Any]) -> Program
         node.meta.get("example_value", value)
         for node, value in zip(placeholders, example_inputs, strict=True)
     ]
-    parameters = [v if isinstance(v, torch.nn.Parameter) else None for v in example_inputs]
+    parameters = [
+        value if isinstance(value, torch.nn.Parameter) or _is_kept_by_module(node) else None
+        for node, value in zip(placeholders, example_inputs, strict=True)
+    ]
     static = [
         "_dynamo_static_input_type" in (node.meta.get("tensor_dict") or {}) for node in placeholders
     ]
     return capture(graph, inputs, parameters, static)
+
+
+def _is_kept_by_module(placeholder: Node) -> bool:
+    """Is it a tensor that a module computed from its parameters and keeps (LeViT's bias cache)?"""
+    source: Any = getattr(placeholder, "_dynamo_source", None)
+    if source is None or not isinstance(placeholder.meta.get("example_value"), Tensor):
+        return False
+    name = source.name() if callable(source.name) else source.name
+    guard_source = source.guard_source() if callable(source.guard_source) else source.guard_source
+    return guard_source.is_unspecialized_nn_module() and "_buffers" not in name
 
 
 def capture_exported(program: ExportedProgram) -> Program:

@@ -5,7 +5,6 @@ Every site gets a verdict: a block to merge in, or a reason a user can act on.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -19,27 +18,19 @@ from pitome_fx.passes.masks import Mask, MaskKind, Masks
 from pitome_fx.passes.protect import protected_tokens
 from pitome_fx.passes.replay import Labels, Replay
 from pitome_fx.passes.sites import Site, find_sites, module_path
+from pitome_fx.passes.stream import Refusal, merge_point, reachable
 
 aten = torch.ops.aten
-
-RESIDUAL_ADDS = (aten.add.Tensor, aten.add_.Tensor)
-PER_TOKEN = (
-    *RESIDUAL_ADDS,
-    aten.mul.Tensor,
-    aten.layer_norm.default,
-    aten.rms_norm.default,
-    aten.dropout.default,
-    aten.to.dtype,
-    aten.contiguous.default,
-    aten.clone.default,
-    aten.alias.default,
-    aten.type_as.default,
-)
-
 
 CROSS = (
     "cross-attention: queries and keys are different tokens; "
     "only self-attention says which tokens are alike"
+)
+
+
+JOINT = (
+    "joint attention: tokens of several residual streams attend together, "
+    "and no stream carries them all"
 )
 
 
@@ -77,10 +68,6 @@ class Detection:
     sites: tuple[Site, ...]
     blocks: tuple[Block, ...]
     refusals: dict[Site, str]
-
-
-class Refusal(Exception):
-    """Why a site cannot merge."""
 
 
 def detect(program: Program, protect: int | None) -> Detection:
@@ -134,12 +121,12 @@ def _block(
         raise Refusal(site.oddity)
     tokens = site.query_dim
     if tokens != site.key_dim or not tokens:
-        raise Refusal(CROSS)
+        raise Refusal(JOINT if _join_the_same(tokens, site.key_dim) else CROSS)
     lead = labels.dims[site.query][:-2]
     padding = _padding(site, masks, fused_heads=len(lead) == 1 and len(lead[0]) > 1)
-    after = _reachable([site.node], order, forward=True)
-    before = _reachable([site.query, site.keys], order, forward=False)
-    point = _merge_point(site, tokens, labels, after, before, order)
+    after = reachable([site.node], order, forward=True)
+    before = reachable([site.query, site.keys], order, forward=False)
+    point = merge_point(site, tokens, labels, after, before, order)
     _refuse_writes(program, point, tokens, labels, order)
     dims: tuple[Dim, ...] = labels.dims[point]
     place = dims.index(tokens)
@@ -152,7 +139,15 @@ def _block(
     key_axes = {atom.axis for dim in labels.dims[site.keys] for atom in dim}
     if not key_axes.issuperset(batch):
         raise Refusal(CROSS)
+    if any(batch_axis.weak for batch_axis in batch):
+        raise Refusal("its tokens are the same for every item so far (learned latents or queries)")
     return Block(site, point, place, axis, batch, front, back, padding)
+
+
+def _join_the_same(queries: Dim, keys: Dim) -> bool:
+    """Are both concatenations of the same streams, made one by one?"""
+    parts = [[axis for atom in dim for axis, _ in atom.axis.parts] for dim in (queries, keys)]
+    return bool(parts[0]) and parts[0] == parts[1] and None not in parts[0]
 
 
 def _look_at_masks(site: Site, masks: Masks) -> None:
@@ -182,81 +177,11 @@ def _padding(site: Site, masks: Masks, *, fused_heads: bool) -> Mask | None:
     return found
 
 
-def _reachable(roots: Iterable[Node], order: dict[Node, int], *, forward: bool) -> set[Node]:
-    seen: set[Node] = set()
-    stack = list(roots)
-    while stack:
-        node = stack.pop()
-        if node not in seen and node in order:
-            seen.add(node)
-            stack += list(node.users) if forward else node.all_input_nodes
-    return seen
-
-
-def _merge_point(
-    site: Site,
-    tokens: Dim,
-    labels: Labels,
-    after: set[Node],
-    before: set[Node],
-    order: dict[Node, int],
-) -> Node:
-    """The fan-out of the residual stream after the attention's residual add."""
-    for node in sorted(after, key=order.__getitem__):
-        if node.target not in RESIDUAL_ADDS:
-            continue
-        inner = [n for n in node.all_input_nodes if n in after]
-        outer = [n for n in node.all_input_nodes if n not in after and _stems_from(n, before)]
-        if inner and outer and all(_count(labels, n, tokens) == 1 for n in (node, outer[0])):
-            return _fan_out(node, tokens, labels)
-    if _is_split(tokens):
-        raise Refusal(
-            "windowed, grid or channel attention: what attends is a part of another dimension, "
-            "regrouped, and not the tokens of the residual stream"
-        )
-    raise Refusal(
-        "no residual connection carries these tokens past the attention (attention pooling, "
-        "channel attention, or a regrouped token axis), so there is no place to merge"
-    )
-
-
-def _stems_from(node: Node, stream: set[Node]) -> bool:
-    """Is it a node of the stream, or one of these scaled or normalised?"""
-    stack = [node]
-    while stack:
-        current = stack.pop()
-        if current in stream:
-            return True
-        if current.target in PER_TOKEN:
-            stack += current.all_input_nodes
-    return False
-
-
-def _count(labels: Labels, node: Node, tokens: Dim) -> int:
-    dims = labels.dims.get(node)
-    return dims.count(tokens) if isinstance(dims, tuple) else 0
-
-
-def _is_split(tokens: Dim) -> bool:
-    return any(atom.axis.is_part for atom in tokens)
-
-
-def _fan_out(node: Node, tokens: Dim, labels: Labels) -> Node:
-    """Follow the stream while it has one per-token user: past post-norms and outer sums."""
-    while True:
-        users = [user for user in node.users if user.op != "output"]
-        if len(node.users) != 1 or not users or users[0].target not in PER_TOKEN:
-            return node
-        if _count(labels, users[0], tokens) != 1:
-            return node
-        node = users[0]
-
-
 def _refuse_writes(
     program: Program, point: Node, tokens: Dim, labels: Labels, order: dict[Node, int]
 ) -> None:
     """No merge may come before a write into a token tensor: it would go to an unmerged copy."""
-    after = _reachable([point], order, forward=True) if program.writes else set()
+    after = reachable([point], order, forward=True) if program.writes else set()
     for write in program.writes:
         touched = {*write.all_input_nodes, *aliases(write, order)}
         if any(node in after and _carries(labels, node, tokens) for node in touched):

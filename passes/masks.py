@@ -190,13 +190,19 @@ class Masks:
         inner = [source for source in node.all_input_nodes if rank_of(source)]
         if is_float(node) and (node.target in ALIGNED or node.target in HIDING):
             return all(self._is_bias(source) for source in inner)
+        if is_float(node) and node.target in (aten.view.default, aten.reshape.default):
+            return self._is_bias(inner[0])
+        if node.target == aten.mul.Tensor:
+            # A gate with one value per query (WavLM) scales its row and hides no key of it.
+            gated = [s for s in inner if not is_one(s.meta["val"].shape[-1])]
+            return len(gated) == 1 and all(map(is_float, inner)) and self._is_bias(gated[0])
         return False
 
     def _is_learned(self, node: Node) -> bool:
         """Do its values come from parameters alone, perhaps picked by constant indices?"""
         if node in self.parameters:
             return is_float(node) and _is_soft(self.parameters[node])
-        if node.op != "call_function" or not self._is_constant(node):
+        if node.op != "call_function" or not is_float(node) or not self._is_constant(node):
             return False
         if node.target == aten.linear.default:
             return True

@@ -58,14 +58,26 @@ def run(program: Program, options: Options, clock: Clock | None = None) -> Outco
         detection = detect(program, None if options.protect == "auto" else options.protect)
     with clock.stage("plan"):
         plan = make_plan(program, detection, options)
-    rewritten = None
-    if plan.merges:
-        with clock.stage("rewrite"):
-            rewritten = rewrite(program, detection, plan, options)
-        if not rewritten.merges:
-            rewritten = None
+    with clock.stage("rewrite"):
+        plan, rewritten = _rewrite_what_pays(program, detection, plan, options)
     _log(rewritten)
     return Outcome(program, detection, plan, options, rewritten, clock.seconds)
+
+
+def _rewrite_what_pays(
+    program: Program, detection: Detection, plan: Plan, options: Options
+) -> tuple[Plan, Rewritten | None]:
+    """Rewrite; where lifts undo what a merge saves, again without that merge."""
+    while plan.merges:
+        rewritten = rewrite(program, detection, plan, options)
+        if not rewritten.unprofitable:
+            return plan, rewritten if rewritten.merges else None
+        plan = plan.without(
+            rewritten.unprofitable,
+            "not profitable: what follows needs all tokens again, so that matching and merging "
+            "take more FLOPs than they save",
+        )
+    return plan, None
 
 
 def _log(rewritten: Rewritten | None) -> None:

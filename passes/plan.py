@@ -77,6 +77,13 @@ class Plan:
     refusals: dict[Site, str]
     note: str = ""
 
+    def without(self, merges: Iterable[Merge], reason: str) -> Plan:
+        """The plan with some merges refused."""
+        dropped = set(merges)
+        refusals = {merge.block.site: reason for merge in dropped}
+        kept = tuple(merge for merge in self.merges if merge not in dropped)
+        return replace(self, merges=kept, refusals={**self.refusals, **refusals})
+
 
 def make_plan(program: Program, detection: Detection, options: Options) -> Plan:
     """Decide the amount of every block.

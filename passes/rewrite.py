@@ -6,15 +6,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.utils._pytree as pytree
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from pitome_fx.ops import emit
 from pitome_fx.options import Options
 from pitome_fx.passes.align import with_dim
-from pitome_fx.passes.axes import Atom, Size, TokenTensor, is_merged, length
+from pitome_fx.passes.axes import Atom, Size, TokenTensor, hint, is_merged, length
 from pitome_fx.passes.capture import Program, trace
+from pitome_fx.passes.cost import merge_overhead
 from pitome_fx.passes.detect import Block, Detection
+from pitome_fx.passes.flops import COSTLY, FlopCounter
 from pitome_fx.passes.metric import mean_keys, padding_number, present_padding
 from pitome_fx.passes.moves import rows_of
 from pitome_fx.passes.plan import Merge, Plan
@@ -37,11 +40,16 @@ class Merged:
 
 @dataclass(frozen=True)
 class Rewritten:
-    """The rewritten graph, and what the rewrite had to do."""
+    """The rewritten graph, and what the rewrite had to do.
+
+    Attributes:
+        unprofitable: merges that cost more FLOPs than the ops on their tokens save.
+    """
 
     graph: GraphModule
     merges: tuple[Merged, ...]
     skipped: dict[Block, str]
+    unprofitable: tuple[Merge, ...]
     lifts: tuple[LiftEvent, ...]
     projections: tuple[ProjectEvent, ...]
     unweighted: tuple[UnweightedEvent, ...]
@@ -77,6 +85,7 @@ def rewrite(program: Program, detection: Detection, plan: Plan, options: Options
         graph,
         tuple(merger.merged),
         merger.skipped,
+        merger.unprofitable(),
         tuple(replay.lifts),
         tuple(replay.projections),
         tuple(replay.unweighted),
@@ -99,13 +108,43 @@ class Merger:
         self.options = options
         self.merged: list[Merged] = []
         self.skipped: dict[Block, str] = {}
+        self.counter = FlopCounter()
+        self.flops_on: dict[int, int] = {}
 
     def __call__(self, replay: Replay, node: Node, value: Any) -> Any:
+        if node.target in COSTLY:
+            self._count(replay, node)
         merge = self.plan.get(node)
         if merge is None:
             return value
         assert isinstance(value, TokenTensor)
         return self._merge(replay, merge, value)
+
+    def _count(self, replay: Replay, node: Node) -> None:
+        """Note for every merge the FLOPs that run on its tokens."""
+        args, kwargs = torch.fx.node.map_arg((node.args, dict(node.kwargs)), replay.env.__getitem__)
+        operands = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, TokenTensor)]
+        lifted = replay.lifts and replay.lifts[-1].node is node
+        merges = {i for x in operands for space in x.spaces() for i in space.merges()}
+        if lifted or not merges:
+            return
+        args, kwargs = pytree.tree_map_only(TokenTensor, lambda x: x.data, (args, kwargs))
+        flops = self.counter.call(node.target, args, kwargs)
+        for i in merges:
+            self.flops_on[i] = self.flops_on.get(i, 0) + flops
+
+    def unprofitable(self) -> tuple[Merge, ...]:
+        """Merges without which the graph would take fewer FLOPs."""
+        return tuple(
+            merged.plan for i, merged in enumerate(self.merged) if self._profit(i, merged) <= 0
+        )
+
+    def _profit(self, i: int, merged: Merged) -> float:
+        """FLOPs that its tokens save, less those of matching and merging."""
+        before, after = hint(merged.before), hint(merged.after)
+        saved = self.flops_on.get(i, 0) * (before / after - 1)
+        share = before / hint(merged.plan.block.axis.size)
+        return saved - merge_overhead(merged.plan.block, after / before) * share**2
 
     def _merge(self, replay: Replay, merge: Merge, x: TokenTensor) -> TokenTensor:
         block = merge.block

@@ -68,6 +68,12 @@ class TokenSpace:
         kept = self.step[0]
         return kept if self.parent is None else self.parent.representative.gather(1, kept)
 
+    def merges(self) -> set[int]:
+        """Numbers of all merges that led to this state."""
+        found = {self.index} if self.index >= 0 else set()
+        parts = (self.parent, self.whole, *(part for _, part in self.parts))
+        return found.union(*(part.merges() for part in parts if part is not None))
+
     def descends_from(self, other: TokenSpace) -> bool:
         """Is ``other`` an earlier state of this one?"""
         return self.parent is not None and (

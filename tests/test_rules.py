@@ -76,6 +76,9 @@ POINTWISE = {
     "multiply by a token mask": Case(torch.mul, ((B, N, 1),), projected=(0,)),
     "per batch item": Case(torch.add, ((B, 1, C),)),
     "where": Case(lambda x: torch.where(x > 0, x, -x)),
+    "hardswish": Case(lambda x: F.hardswish(x)),
+    "prelu": Case(lambda x, w: F.prelu(x, w), ((1,),)),
+    "prelu per token": lifted(lambda x, w: F.prelu(x, w), operands=((N,),)),
     "masked_fill": Case(lambda x: x.masked_fill(x > 0, 0.5)),
     "clamp": Case(lambda x: x.clamp(-1, 1)),
     "dtype": Case(lambda x: x.to(torch.float32).double()),
@@ -96,8 +99,16 @@ SHAPE = {
     "expand": Case(lambda x: x.unsqueeze(2).expand(B, N, 3, C)),
     "expand_as": Case(lambda x: x[:, :, :1].expand_as(x)),
     "repeat channels": Case(lambda x: x.repeat(1, 1, 2)),
+    "reshape_as": Case(
+        lambda x: heads(x).transpose(1, 2).reshape_as(x) + x.flatten(0, 1).view_as(x)
+    ),
+    "repeat each channel": Case(lambda x: x.repeat_interleave(2, -1)),
+    "complex": Case(
+        lambda x: torch.view_as_real(torch.view_as_complex(x.view(B, N, 3, 2)) * 2j).flatten(2)
+    ),
     "movedim": Case(lambda x: x.movedim(1, 2)),
     "repeat tokens": lifted(lambda x: x.repeat(1, 2, 1)),
+    "repeat each token": lifted(lambda x: x.repeat_interleave(2, 1)),
     "grid": lifted(lambda x: x.transpose(1, 2).reshape(B, C, 3, 4)),
 }
 
@@ -110,6 +121,8 @@ SLICE = {
     "chunk channels": Case(lambda x: torch.cat(x.chunk(2, -1)[::-1], -1)),
     "select a channel": Case(lambda x: x[..., 2]),
     "narrow": Case(lambda x: x.narrow(1, 1, N - 1)),
+    "glu": Case(lambda x: F.glu(x)),
+    "glu over tokens": lifted(lambda x: F.glu(x, 1)),
     "tenth token": lifted(lambda x: x[:, 9]),
     "every second": lifted(lambda x: x[:, ::2]),
     "halves": lifted(lambda x: x.chunk(2, 1)[0]),
@@ -173,6 +186,7 @@ CONTRACT = {
     "baddbmm": Case(lambda x, b: torch.baddbmm(b, x, x.mT), ((1, N, N),), projected=(0,)),
     "einsum scores": Case(lambda x: torch.einsum("bnc,bmc->bnm", x, x)),
     "einsum over tokens": reduces(lambda x: torch.einsum("bnc,bnd->bcd", x, x)),
+    "einsum with an ellipsis": Case(lambda x: torch.einsum("...id,...jd->...ij", x, x)),
     "einsum heads": Case(
         lambda x: torch.einsum("bnhd,hde->bnhe", x.view(B, N, 2, 3), torch.ones(2, 3, 2).double())
     ),

@@ -75,7 +75,7 @@ def _bias(
     shown = log_size if step.replay.proportional else None
     if mask is None or (mask.origin is not None and masks.kind(mask.origin) is MaskKind.NONE):
         return None if shown is None else shown.to(q.data.dtype), None
-    if mask.tainted or mask.origin is None:
+    if mask.origin is None or (mask.tainted and not _is_on_dense_keys(mask, scores)):
         raise Lift("the attention mask is computed from merged tokens")
     number = masks.dataflow.number(mask.origin)
     learned = masks.kind(mask.origin) is MaskKind.BIAS
@@ -88,6 +88,12 @@ def _bias(
     merged, peak = _group_bias(mask, scores, wide)
     blank = None if learned else peak.abs() * torch.finfo(wide).eps > ABSORBED
     return (merged if shown is not None else merged - log_size).to(q.data.dtype), blank
+
+
+def _is_on_dense_keys(mask: TokenTensor, scores: tuple[Dim, ...]) -> bool:
+    """Does a mask computed from merged tokens have all keys, for queries merged as they are?"""
+    rows = mask.dims[-2] if len(mask.dims) > 1 else ()
+    return not is_merged(mask.dims[-1]) and (rows == scores[-2] or not rows)
 
 
 def _log_size(k: TokenTensor, scores: tuple[Dim, ...]) -> Tensor | None:
@@ -109,7 +115,7 @@ def _query_rows(step: Step, mask: TokenTensor, scores: tuple[Dim, ...]) -> Token
     if not step.replay.masks.differs_between_queries(mask.origin):
         dims = (*mask.dims[:-2], (), mask.dims[-1])
         return TokenTensor(mask.data.narrow(-2, 0, 1), dims, origin=mask.origin)
-    if not is_merged(scores[-2]):
+    if not is_merged(scores[-2]) or mask.dims[-2] == scores[-2]:
         return mask
     if step.replay.masks.is_structured(mask.origin):
         raise Lift("a mask that shows different keys to the queries of a group")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from collections.abc import Sequence
 from typing import Any
 
@@ -95,7 +96,8 @@ def einsum(
     step: Step, equation: str, operands: Sequence[TokenTensor], **kwargs: Any
 ) -> TokenTensor:
     """Each letter is one dimension; letters summed over count groups by size, once."""
-    inputs, _, output = equation.replace(" ", "").partition("->")
+    equation = _spelled_out(equation.replace(" ", ""), [len(x.dims) for x in operands])
+    inputs, _, output = equation.partition("->")
     letters = inputs.split(",")
     if "." in equation or "->" not in equation or any(len(set(t)) != len(t) for t in letters):
         if any(x.merged for x in operands):
@@ -111,6 +113,18 @@ def einsum(
                 keep_items_apart(operands[holder], [at], *operands)
             operands[holder] = weighted(operands[holder], [at], aten.mul.Tensor)
     return TokenTensor(step(equation, operands, **kwargs), tuple(dims[c] for c in output))
+
+
+def _spelled_out(equation: str, ranks: list[int]) -> str:
+    """The equation with a letter for every dimension that an ellipsis stands for."""
+    inputs, arrow, output = equation.partition("->")
+    terms = inputs.split(",")
+    hidden = [rank - len(t.replace("...", "")) for t, rank in zip(terms, ranks, strict=True)]
+    unused = [c for c in string.ascii_letters if c not in equation]
+    widest = max((n for t, n in zip(terms, hidden, strict=True) if "..." in t), default=0)
+    names = "".join(unused[:widest])
+    spelled = [t.replace("...", names[widest - n :]) for t, n in zip(terms, hidden, strict=True)]
+    return ",".join(spelled) + arrow + output.replace("...", names)
 
 
 def _letters(

@@ -5,9 +5,9 @@ from typing import Any
 import torch
 import torch.utils._pytree as pytree
 
-from pitome_fx.passes.axes import TokenTensor
+from pitome_fx.passes.axes import TokenTensor, is_merged, is_single
 from pitome_fx.passes.replay import Step
-from pitome_fx.passes.rule import pointwise_rule, rule
+from pitome_fx.passes.rule import Lift, pointwise_rule, rule
 
 aten = torch.ops.aten
 
@@ -38,6 +38,32 @@ aten = torch.ops.aten
     aten.randn_like,
     aten.bernoulli,
     aten._cast_Float,
+    aten._to_copy,
+    # Per element too, though PyTorch does not tag them so.
+    aten.hardswish,
+    aten.log_sigmoid,
+    aten.special_erf,
+    aten.special_expit,
+    aten.arctan2,
+    aten.true_divide,
+    aten.floor_divide,
+    aten.multiply,
+    aten.subtract,
+    aten.divide,
+    aten.negative,
+    aten.absolute,
+    aten.isreal,
+    aten.polar.default,
+    aten.complex.default,
+    aten.real,
+    aten.imag,
+    aten.conj,
+    aten.rsub,
+    aten.not_equal,
+    aten.greater,
+    aten.greater_equal,
+    aten.less,
+    aten.less_equal,
 )
 def pointwise(step: Step, *args: Any, **kwargs: Any) -> TokenTensor:
     """Broadcast the operands in common token spaces and run the op on them."""
@@ -48,6 +74,14 @@ def pointwise(step: Step, *args: Any, **kwargs: Any) -> TokenTensor:
         leaves[i] = operand
     args, kwargs = pytree.tree_unflatten(leaves, spec)
     return TokenTensor(step(*args, **kwargs), dims)
+
+
+@rule(aten.prelu.default)
+def prelu(step: Step, x: TokenTensor, weight: TokenTensor) -> TokenTensor:
+    """One slope for all, or one for each channel (dimension 1)."""
+    if is_merged(x.dims[1]) and not is_single(weight.dims[0] if weight.dims else ()):
+        raise Lift("a slope of its own for each token")
+    return TokenTensor(step(x, weight), x.dims)
 
 
 @rule(

@@ -35,6 +35,19 @@ def view(step: Step, x: TokenTensor, shape: Sequence[Size]) -> TokenTensor:
     return TokenTensor(step.run(aten.reshape.default, x, sizes), dims)
 
 
+@rule(aten.reshape_as, aten.view_as)
+def view_as(step: Step, x: TokenTensor, other: TokenTensor) -> TokenTensor:
+    """The shape of the other tensor in the dense program, with token counts replaced."""
+    shape = step.value.shape
+    dims = refactor(step, x, shape)
+    if not x.merged:
+        dense = other.dense_shape if other.merged else shape
+        value = step.run(aten.reshape.default, x, dense) if other.merged else step(x, other)
+        return TokenTensor(value, dims)
+    sizes = [length(dim) if is_merged(dim) else n for dim, n in zip(dims, shape, strict=True)]
+    return TokenTensor(step.run(aten.reshape.default, x, sizes), dims)
+
+
 @rule(aten.flatten.using_ints)
 def flatten(step: Step, x: TokenTensor, start_dim: int = 0, end_dim: int = -1) -> TokenTensor:
     """Start and end say it all: no literal to replace."""
@@ -158,7 +171,9 @@ def _expanded(step: Step, x: TokenTensor) -> tuple[Dim, ...]:
     shape = step.value.shape
     new = len(shape) - len(x.dims)
     return tuple(
-        x.dims[i - new] if i >= new and x.dims[i - new] else step.fresh(i, n, weak=True)
+        x.dims[i - new]
+        if i >= new and not is_single(x.dims[i - new])
+        else step.fresh(i, n, weak=True)
         for i, n in enumerate(shape)
     )
 
@@ -168,6 +183,37 @@ def expand_as(step: Step, x: TokenTensor, other: TokenTensor) -> TokenTensor:
     """x broadcast to the shape of other, in other's token spaces."""
     (x, other), dims = step.align(x, other)
     return TokenTensor(step(x, other), dims)
+
+
+@rule(aten.repeat_interleave.self_int)
+def repeat_interleave(
+    step: Step, x: TokenTensor, repeats: Size, dim: int | None = None, **kwargs: Any
+) -> TokenTensor:
+    """Elements of one dimension are repeated; the others keep their axes."""
+    if dim is None or is_merged(x.dims[dim]):
+        if x.merged:
+            raise Lift("tokens are repeated")
+        return TokenTensor(step(x, repeats, dim, **kwargs), step.fresh_like(step.value))
+    dim %= len(x.dims)
+    dims = (*x.dims[:dim], step.fresh(dim, step.value.shape[dim]), *x.dims[dim + 1 :])
+    return TokenTensor(step(x, repeats, dim, **kwargs), dims)
+
+
+@rule(aten.view_as_complex)
+def view_as_complex(step: Step, x: TokenTensor) -> TokenTensor:
+    """The last dimension holds real and imaginary part."""
+    return TokenTensor(step(_contiguous(step, x)), x.dims[:-1])
+
+
+@rule(aten.view_as_real)
+def view_as_real(step: Step, x: TokenTensor) -> TokenTensor:
+    """One more dimension, of real and imaginary part."""
+    return TokenTensor(step(x), (*x.dims, step.fresh(len(x.dims), 2)))
+
+
+def _contiguous(step: Step, x: TokenTensor) -> TokenTensor:
+    """What was merged may have lost the strides that a view needs."""
+    return TokenTensor(step.run(aten.contiguous.default, x), x.dims) if x.merged else x
 
 
 @rule(aten.repeat)

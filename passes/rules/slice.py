@@ -159,6 +159,16 @@ def _split_merged(step: Step, x: TokenTensor, sizes: list[Size], dim: int) -> li
     return results
 
 
+@rule(aten.glu.default)
+def glu(step: Step, x: TokenTensor, dim: int = -1) -> TokenTensor:
+    """Halves of the channels gate each other, token by token."""
+    if is_merged(x.dims[dim]):
+        raise Lift("tokens gate each other")
+    dim %= len(x.dims)
+    half = step.fresh(dim, step.value.shape[dim])
+    return TokenTensor(step(x, dim), (*x.dims[:dim], half, *x.dims[dim + 1 :]))
+
+
 @rule(aten.narrow.default)
 def narrow(step: Step, x: TokenTensor, dim: int, start: Size, length: Size) -> TokenTensor:
     """A slice by start and length."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from pitome_fx import Report
+from pitome_fx.errors import CaptureError
 from pitome_fx.options import Options
 from pitome_fx.oracle import Simulator
 from pitome_fx.passes import pipeline
@@ -80,7 +81,11 @@ class Beside:
         self.is_double = True
 
     def __call__(self, graph: GraphModule, example_inputs: list[Any]) -> Callable[..., Any]:
-        outcome = pipeline.run(capture_dynamo(graph, example_inputs), self.options)
+        try:
+            program = capture_dynamo(graph, example_inputs)
+        except CaptureError:  # a graph of constants, between two graph breaks
+            return graph.forward
+        outcome = pipeline.run(program, self.options)
         self.outcomes.append(outcome)
         if outcome.rewritten is None:
             return graph.forward
