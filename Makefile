@@ -7,7 +7,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env test lint format demo bench wheel clean
+.PHONY: help env test lint format demo bench zoo wheel clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ demo: env ## train a small ViT on digits, compile it with the backend, show what
 bench: env ## measure the speed-up over plain Inductor and the time of the pass itself
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/pass_time.py
+
+zoo: env ## check every model of the zoo and write docs/model-coverage.md (ARGS='vit bert' for some)
+	$(BIN)/python -m tests.zoo.coverage $(ARGS)
 
 wheel: env ## build a wheel into dist/
 	rm -rf build

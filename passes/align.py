@@ -50,10 +50,35 @@ def align(
     batch = batch_axes(operands) | batch
     # Dimensions are named by what is computed, before what it is masked with or shifted by.
     naming = sorted(operands, key=lambda x: (not x.data.is_floating_point(), _singles(x, rank)))
-    target = tuple(_meet([_at(x, p, trailing) for x in naming], batch) for p in range(-rank, 0))
+    target = tuple(meet([_at(x, p, trailing) for x in naming], batch) for p in range(-rank, 0))
+    operands = [_paired(x, target, trailing) for x in operands]
     if not any(is_merged(dim) for dim in target):
         return list(operands), target
     return [_bring(step, x, target, trailing) for x in operands], target
+
+
+def _paired(x: TokenTensor, target: tuple[Dim, ...], trailing: int) -> TokenTensor:
+    """x with its batch axes named as the target's: what meets in a broadcast is item by item."""
+    batch = batch_axes([x])
+    names: dict[Axis, Axis] = {}
+    for p in range(-len(target), 0):
+        own = _at(x, p, trailing)
+        if len(own) == len(target[p]):
+            names |= {
+                a.axis: b.axis
+                for a, b in zip(own, target[p], strict=True)
+                if a.axis in batch and a.axis is not b.axis and same_size(a.axis.size, b.axis.size)
+            }
+    if not names:
+        return x
+    dims = tuple(
+        tuple(
+            Atom(names.get(atom.axis, atom.axis), atom.space and atom.space.paired(names))
+            for atom in dim
+        )
+        for dim in x.dims
+    )
+    return TokenTensor(x.data, dims, x.tainted, x.origin)
 
 
 def _singles(x: TokenTensor, rank: int) -> int:
@@ -67,7 +92,7 @@ def _at(x: TokenTensor, position: int, trailing: int) -> Dim:
     return x.dims[index] if index >= 0 else ()
 
 
-def _meet(dims: Sequence[Dim], batch: frozenset[Axis]) -> Dim:
+def meet(dims: Sequence[Dim], batch: frozenset[Axis] = frozenset()) -> Dim:
     """The dimension that results where these meet in a broadcast.
 
     A batch axis that merged operands need keeps its name.

@@ -84,7 +84,7 @@ class Axis:
         weak: True if only parameters, constants or an expansion gave rise to it, so that in a
             broadcast the other operand's axis is the better name for the result.
         base: for a window (a slice), the axis it was cut from, and from where to where.
-        parts: for a concatenation, the axes it joins (None for what has no single axis).
+        parts: for a concatenation, what it joins: the axes of each dimension, and its length.
     """
 
     size: Size
@@ -92,7 +92,7 @@ class Axis:
     base: Axis | None = None
     start: Position = START
     stop: Position = END
-    parts: tuple[tuple[Axis | None, Size], ...] = ()
+    parts: tuple[tuple[tuple[Axis, ...], Size], ...] = ()
     _windows: dict[tuple[Position, Position], Axis] = field(default_factory=dict, repr=False)
     _splits: dict[tuple[Any, Any], tuple[Axis, Axis]] = field(default_factory=dict, repr=False)
     _whole: tuple[Axis, Axis, Axis] | None = field(default=None, repr=False)

@@ -26,8 +26,6 @@ CROSS = (
     "cross-attention: queries and keys are different tokens; "
     "only self-attention says which tokens are alike"
 )
-
-
 JOINT = (
     "joint attention: tokens of several residual streams attend together, "
     "and no stream carries them all"
@@ -146,8 +144,8 @@ def _block(
 
 def _join_the_same(queries: Dim, keys: Dim) -> bool:
     """Are both concatenations of the same streams, made one by one?"""
-    parts = [[axis for atom in dim for axis, _ in atom.axis.parts] for dim in (queries, keys)]
-    return bool(parts[0]) and parts[0] == parts[1] and None not in parts[0]
+    parts = [[part for atom in dim for part, _ in atom.axis.parts] for dim in (queries, keys)]
+    return bool(parts[0]) and parts[0] == parts[1]
 
 
 def _look_at_masks(site: Site, masks: Masks) -> None:

@@ -74,7 +74,7 @@ def _cuts(axis: Axis, joins: Sequence[Axis]) -> set[Position]:
     for join in joins:
         before: Size = 0
         for part, size in join.parts:
-            if part is axis:
+            if part == (axis,):
                 after = join.size - before - size
                 cuts |= _inside(_cuts(join, joins), before, after)
             before = before + size

@@ -22,43 +22,9 @@ from torch.fx import traceback as fx_traceback
 from pitome_fx.passes import moves
 from pitome_fx.passes.align import align
 from pitome_fx.passes.axes import Atom, Axis, Dim, Size, TokenTensor, hint, same_size
+from pitome_fx.passes.events import LiftEvent, ProjectEvent, UnweightedEvent
 from pitome_fx.passes.masks import Masks
 from pitome_fx.passes.rule import Lift, rule_for
-
-
-@dataclass(frozen=True)
-class LiftEvent:
-    """Operand ``operand`` of node ``node`` had to be unmerged."""
-
-    node: Node
-    operand: Node | None
-    why: str
-
-
-@dataclass(frozen=True)
-class ProjectEvent:
-    """Operand ``operand`` of node ``node`` was merged along.
-
-    Attributes:
-        dims: all its dimensions at that moment, in the broadcast with the other operands.
-        dim: which of them was merged.
-        target: the spaces it was merged into.
-    """
-
-    node: Node
-    operand: Node | None
-    why: str
-    dims: tuple[Dim, ...]
-    dim: int
-    target: Dim
-
-
-@dataclass(frozen=True)
-class UnweightedEvent:
-    """Attention at ``node`` counts each group of these keys as one token (not proportional)."""
-
-    node: Node
-    keys: Dim
 
 
 @dataclass
@@ -72,6 +38,7 @@ class Labels:
 aten = torch.ops.aten
 
 Hook = Callable[["Replay", Node, Any], Any]
+Watch = Callable[[Any, Any, Any], None]
 
 
 class Replay:
@@ -86,6 +53,7 @@ class Replay:
             gets in).
         biases: (consumer, operand) pairs where an attention bias is added to scores.
         proportional: give attention over merged keys its log-size term.
+        watch: called with every op that runs, and its arguments.
     """
 
     def __init__(
@@ -97,6 +65,7 @@ class Replay:
         after: Hook = lambda replay, node, value: value,
         biases: frozenset[tuple[Node, Node]] = frozenset(),
         proportional: bool = True,
+        watch: Watch = lambda op, args, kwargs: None,
     ) -> None:
         self.graph = graph
         self.constant = constant
@@ -106,6 +75,7 @@ class Replay:
         self.after = after
         self.biases = biases
         self.proportional = proportional
+        self.watch = watch
         self.env: dict[Node, Any] = {}
         self.lifts: list[LiftEvent] = []
         self.projections: list[ProjectEvent] = []
@@ -230,6 +200,7 @@ class Step:
 
     def run(self, op: Any, *args: Any, **kwargs: Any) -> Any:
         """Run another op; for merged operands only (labelling executes nothing)."""
+        self.replay.watch(op, args, kwargs)
         args, kwargs = pytree.tree_map_only(TokenTensor, lambda x: x.data, (args, kwargs))
         return op(*args, **kwargs)
 

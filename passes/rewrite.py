@@ -17,11 +17,12 @@ from pitome_fx.passes.axes import Atom, Size, TokenTensor, hint, is_merged, leng
 from pitome_fx.passes.capture import Program, trace
 from pitome_fx.passes.cost import merge_overhead
 from pitome_fx.passes.detect import Block, Detection
+from pitome_fx.passes.events import LiftEvent, ProjectEvent, UnweightedEvent
 from pitome_fx.passes.flops import COSTLY, FlopCounter
 from pitome_fx.passes.metric import mean_keys, padding_number, present_padding
 from pitome_fx.passes.moves import rows_of
 from pitome_fx.passes.plan import Merge, Plan
-from pitome_fx.passes.replay import LiftEvent, ProjectEvent, Replay, UnweightedEvent
+from pitome_fx.passes.replay import Replay
 from pitome_fx.passes.spaces import TokenSpace, merged_space
 
 aten = torch.ops.aten
@@ -75,6 +76,7 @@ def rewrite(program: Program, detection: Detection, plan: Plan, options: Options
             if mask.adds
         ),
         proportional=options.proportional,
+        watch=merger.count,
     )
     graph = trace(replay.run, program.inputs, program.fake_mode)
     _restore_placeholders(program.graph, graph)
@@ -112,24 +114,22 @@ class Merger:
         self.flops_on: dict[int, int] = {}
 
     def __call__(self, replay: Replay, node: Node, value: Any) -> Any:
-        if node.target in COSTLY:
-            self._count(replay, node)
         merge = self.plan.get(node)
         if merge is None:
             return value
         assert isinstance(value, TokenTensor)
         return self._merge(replay, merge, value)
 
-    def _count(self, replay: Replay, node: Node) -> None:
+    def count(self, op: Any, args: Any, kwargs: Any) -> None:
         """Note for every merge the FLOPs that run on its tokens."""
-        args, kwargs = torch.fx.node.map_arg((node.args, dict(node.kwargs)), replay.env.__getitem__)
+        if op not in COSTLY:
+            return
         operands = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, TokenTensor)]
-        lifted = replay.lifts and replay.lifts[-1].node is node
         merges = {i for x in operands for space in x.spaces() for i in space.merges()}
-        if lifted or not merges:
+        if not merges:
             return
         args, kwargs = pytree.tree_map_only(TokenTensor, lambda x: x.data, (args, kwargs))
-        flops = self.counter.call(node.target, args, kwargs)
+        flops = self.counter.call(op, args, kwargs)
         for i in merges:
             self.flops_on[i] = self.flops_on.get(i, 0) + flops
 

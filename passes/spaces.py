@@ -7,8 +7,8 @@ Everything here acts on one axis of a tensor of any layout: the tensor is brough
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -57,6 +57,7 @@ class TokenSpace:
     whole: TokenSpace | None = None
     parts: tuple[tuple[Size, TokenSpace | None], ...] = ()
     _windows: dict[Axis, TokenSpace] = field(default_factory=dict, repr=False)
+    _paired: dict[tuple[Axis, ...], TokenSpace] = field(default_factory=dict, repr=False)
 
     @cached_property
     def assign(self) -> Tensor:
@@ -79,6 +80,22 @@ class TokenSpace:
         return self.parent is not None and (
             self.parent is other or self.parent.descends_from(other)
         )
+
+    def paired(self, names: Mapping[Axis, Axis]) -> TokenSpace:
+        """The same state under other names of its batch axes, whose items pair one to one."""
+        batch = tuple(names.get(axis, axis) for axis in self.batch)
+        if batch == self.batch:
+            return self
+        if batch not in self._paired:
+            self._paired[batch] = replace(
+                self,
+                batch=batch,
+                assign_with=lambda: self.assign,
+                parent=None if self.parent is None else self.parent.paired(names),
+                _windows={},
+                _paired={},
+            )
+        return self._paired[batch]
 
     def cuts_at(self, position: Position) -> bool:
         """Is a cut at this position between protected tokens, so that it means the same here?"""

@@ -232,8 +232,11 @@ def explain(
 
     def record(graph: GraphModule, example_inputs: list[Any]) -> Any:
         clock = pipeline.Clock()
-        with clock.stage("capture"):
-            program = capture_dynamo(graph, example_inputs)
+        try:
+            with clock.stage("capture"):
+                program = capture_dynamo(graph, example_inputs)
+        except CaptureError:  # a graph of constants between two graph breaks
+            return graph.forward
         outcome = pipeline.run(program, parsed, clock)
         outcomes.append(outcome)
         return graph.forward if outcome.rewritten is None else outcome.rewritten.graph.forward

@@ -13,9 +13,9 @@ from torch.fx import Interpreter, Node
 from pitome_fx.algorithms import ALGORITHMS
 from pitome_fx.groups import count, first_members, mean_over_groups, sizes
 from pitome_fx.passes.axes import Axis, Dim
+from pitome_fx.passes.events import ProjectEvent
 from pitome_fx.passes.masks import MaskUse
 from pitome_fx.passes.pipeline import Outcome
-from pitome_fx.passes.replay import ProjectEvent
 from pitome_fx.passes.rewrite import Merged
 from pitome_fx.passes.spaces import TokenSpace
 

@@ -211,6 +211,7 @@ INDEX = {
     "embedding of a token's rank": reduces(
         lambda x, w: F.embedding((x.sum(1) > 0).long(), w), operands=((2, 3),)
     ),
+    "gather": lifted(lambda x: x.gather(1, x.argsort(1))),
     "tokens by index": lifted(lambda x: x.index_select(1, torch.tensor([3, 1]))),
     "fft": lifted(lambda x: torch.fft.fft(x, dim=1).real),
 }

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pitome_fx.passes.align import align_along, keep_items_apart, with_batch
+from pitome_fx.passes.align import align_along, keep_items_apart, meet, with_batch
 from pitome_fx.passes.axes import Dim, TokenTensor, is_merged
+from pitome_fx.passes.events import UnweightedEvent
 from pitome_fx.passes.masks import MaskKind
 from pitome_fx.passes.moves import logsumexp_keys, pick, project, spread
-from pitome_fx.passes.replay import Step, UnweightedEvent
+from pitome_fx.passes.replay import Step
 from pitome_fx.passes.rule import Lift, rule
 
 aten = torch.ops.aten
@@ -47,18 +49,16 @@ def attention(
     k, v = align_along(step, k, v, -2)
     (q, k, v), lead = step.align(q, k, v, trailing=2)
     bias, blank = _bias(step, q, k, attn_mask, (*lead, q.dims[-2], k.dims[-2]))
-    query = q.data if blank is None else q.data.masked_fill(blank, 0)
-    value = step(query, k, v, bias, dropout_p, False, **kwargs)
+    if blank is not None:
+        q = replace(q, data=q.data.masked_fill(blank, 0))
+    value = step(q, k, v, bias, dropout_p, False, **kwargs)
     return TokenTensor(value, (*lead, q.dims[-2], v.dims[-1]))
 
 
 def _lead(*operands: TokenTensor) -> tuple[Dim, ...]:
-    """Leading dimensions, by the first operand that has one there."""
-    rank = max(len(x.dims) for x in operands) - 2
-    return tuple(
-        next((x.dims[d] for x in operands if len(x.dims) == rank + 2 and x.dims[d]), ())
-        for d in range(rank)
-    )
+    """Leading dimensions where none of the operands is merged."""
+    rank = max(len(x.dims) for x in operands)
+    return tuple(meet([x.dims[d] for x in operands if len(x.dims) >= -d]) for d in range(-rank, -2))
 
 
 def _bias(

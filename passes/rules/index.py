@@ -6,9 +6,11 @@ from typing import Any
 
 import torch
 
-from pitome_fx.passes.axes import TokenTensor, is_merged
+from pitome_fx.passes.align import meet
+from pitome_fx.passes.axes import TokenTensor, is_merged, same_size
 from pitome_fx.passes.replay import Step
 from pitome_fx.passes.rule import Lift, rule
+from pitome_fx.passes.rules.reduce import bind
 
 aten = torch.ops.aten
 
@@ -31,3 +33,19 @@ def index_select(step: Step, x: TokenTensor, dim: int, index: TokenTensor) -> To
         raise Lift("tokens are picked by index")
     new = step.fresh(dim, step.value.shape[dim])
     return TokenTensor(step(x, dim, index), (*x.dims[:dim], new, *x.dims[dim + 1 :]))
+
+
+@rule(aten.gather.default, aten.take_along_dim.default)
+def gather(step: Step, x: TokenTensor, *args: Any, **kwargs: Any) -> TokenTensor:
+    """Picks elements along one dimension, which then is the index's; the others stay."""
+    bound = bind(step, (x, *args), kwargs)
+    index: TokenTensor = bound["index"] if "index" in bound else bound["indices"]
+    dim = bound.get("dim")
+    if x.merged or index.merged or dim is None:
+        raise Lift("tokens are picked by value")
+    dim %= len(index.dims)
+    dims = list(index.dims)
+    for d, size in enumerate(x.data.shape):
+        if d != dim and same_size(size, index.data.shape[d]):
+            dims[d] = meet([x.dims[d], index.dims[d]])
+    return TokenTensor(step(x, *args, **kwargs), tuple(dims))

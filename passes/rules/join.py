@@ -37,7 +37,7 @@ def cat(step: Step, tensors: Sequence[TokenTensor], dim: int = 0) -> TokenTensor
     if new is None:
         new = step.fresh(dim, step.value.shape[dim])
         new[0].axis.parts = tuple(
-            (part[0].axis if len(part) == 1 else None, x.dense_shape[dim])
+            (tuple(atom.axis for atom in part), x.dense_shape[dim])
             for part, x in zip(joined, tensors, strict=True)
         )
         if any(is_merged(part) for part in joined):

@@ -9,7 +9,8 @@ import torch
 
 from pitome_fx.passes.align import keep_items_apart
 from pitome_fx.passes.axes import TokenTensor, is_merged
-from pitome_fx.passes.replay import Step, UnweightedEvent
+from pitome_fx.passes.events import UnweightedEvent
+from pitome_fx.passes.replay import Step
 from pitome_fx.passes.rule import Lift, rule
 from pitome_fx.passes.rules.reduce import bind, over_tokens, weighted
 

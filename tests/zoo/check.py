@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -159,8 +159,3 @@ def _second_batch(
     if now != sites:
         problems.append(f"{now} sites merge with a symbolic batch, {sites} with a fixed one")
     return [f"second batch: {problem}" for problem in problems]
-
-
-def lines(findings: Sequence[tuple[Entry, Finding]]) -> list[str]:
-    """What failed, one line a problem."""
-    return [f"{entry.name}: {problem}" for entry, found in findings for problem in found.problems]
