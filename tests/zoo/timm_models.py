@@ -16,6 +16,7 @@ OTHER = "Without softmax attention over tokens (timm)"
 
 WINDOWS = "windowed, grid or channel attention"
 REGROUPED = "no residual connection carries these tokens past the attention"
+SWIN = f"0 of 4: {REGROUPED}; structured attention mask; {WINDOWS}"
 
 
 def model(name: str, size: int = 64, **changes: Any) -> Case:
