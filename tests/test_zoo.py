@@ -4,17 +4,37 @@ import pytest
 
 from tests.zoo.catalogue import ENTRIES
 from tests.zoo.check import examine
-from tests.zoo.entry import Entry
 
-SLICE = [entry for entry in ENTRIES if entry.fast]
+BY_NAME = {entry.name: entry for entry in ENTRIES}
+SLICE = [
+    "timm vit",
+    "timm deit_tiny_distilled_patch16_224",
+    "timm eva02_base_patch14_224",
+    "timm cait_xxs24_224",
+    "timm vit_relpos_base_patch16_cls_224",
+    "transformers BertForMaskedLM",
+    "transformers GPT2Model",
+    "transformers T5Model",
+    "transformers WavLMModel",
+    "transformers DPTForDepthEstimation",
+    "diffusers SD3Transformer2DModel",
+    "torchvision-swin",
+    "encoder-padded-nested",
+    "two-streams",
+    "keys-of-another-item",
+    "batch-is-tokens",
+    "tokens-are-channels",
+    "three-rgb-images",
+    "paper-secvit-then-plain",
+]
+"""One model or two for each thing that has been got wrong."""
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("entry", SLICE, ids=lambda entry: entry.name)
-def test_model_of_the_zoo(entry: Entry) -> None:
-    assert examine(entry).problems == []
+@pytest.mark.parametrize("name", SLICE)
+def test_model_of_the_zoo(name: str) -> None:
+    assert examine(BY_NAME[name]).problems == []
 
 
 def test_every_model_has_a_name_of_its_own() -> None:
-    names = [entry.name for entry in ENTRIES]
-    assert len(names) == len(set(names)) >= 120
+    assert len(BY_NAME) == len(ENTRIES)

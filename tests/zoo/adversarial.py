@@ -132,21 +132,18 @@ def elsewhere(source: Callable[[Tensor], Tensor]) -> Case:
 
 
 ENTRIES = [
-    Entry(SIZES, "batch-is-tokens", partial(plain, 16, 16, 24), "3 of 3", fast=True),
-    Entry(SIZES, "tokens-are-channels", partial(plain, 2, 24, 24), "3 of 3", fast=True),
+    Entry(SIZES, "batch-is-tokens", partial(plain, 16, 16, 24), "3 of 3"),
+    Entry(SIZES, "tokens-are-channels", partial(plain, 2, 24, 24), "3 of 3"),
     Entry(SIZES, "tokens-are-heads", partial(plain, 2, 12, 24, 12), "3 of 3"),
     Entry(SIZES, "tokens-are-head-channels", partial(plain, 2, 16, 48), "3 of 3"),
     Entry(SIZES, "batch-tokens-channels-alike", partial(plain, 24, 24, 24), "3 of 3"),
     Entry(SIZES, "tokens-are-a-later-grid", lambda: Case(Regridded(), (tokens(),)), "4 of 4"),
-    Entry(
-        SIZES, "three-rgb-images", lambda: Case(Pictures(), (images(32, 3),)), "3 of 3", fast=True
-    ),
+    Entry(SIZES, "three-rgb-images", lambda: Case(Pictures(), (images(32, 3),)), "3 of 3"),
     Entry(
         STREAMS,
         "two-streams",
         lambda: Case(randomised(TwoStreams()), (tokens(), tokens())),
         "4 of 8: cross-attention",
-        fast=True,
     ),
     Entry(
         STREAMS,

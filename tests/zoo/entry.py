@@ -24,7 +24,6 @@ class Entry:
         verdict: what the pass must say: "3 of 3" sites merge, or e.g. "0 of 4: windowed …", with
             the reasons of the others by their first words (see ``check.verdict``).
         batch_dim: dimension of the inputs that is the batch; None if the call has a fixed batch.
-        fast: is it checked in every test run?
     """
 
     family: str
@@ -32,7 +31,6 @@ class Entry:
     build: Callable[[], Case]
     verdict: str
     batch_dim: int | None = 0
-    fast: bool = False
 
 
 def of_batch(case: Case, dim: int, size: int) -> tuple[tuple[Any, ...], dict[str, Any]]:

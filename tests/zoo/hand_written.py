@@ -207,10 +207,7 @@ def style(attend: Callable[[Tensor, nn.Linear], Tensor], verdict: str = "3 of 3"
 SPLIT = "0 of 3: windowed, grid or channel attention"
 
 ENTRIES = [
-    *(
-        Entry(ATTENTION, f"by-hand-{name}", partial(by_hand, name), "3 of 3", fast=True)
-        for name in SPELLINGS
-    ),
+    *(Entry(ATTENTION, f"by-hand-{name}", partial(by_hand, name), "3 of 3") for name in SPELLINGS),
     *(
         Entry(ATTENTION, f"by-hand-{name}-bias", partial(by_hand, name, True, "mean"), "3 of 3")
         for name in SPELLINGS

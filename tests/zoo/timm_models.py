@@ -36,9 +36,9 @@ def vit(name: str, verdict: str = "3 of 3", family: str = PLAIN, **changes: Any)
     return Entry(family, f"timm {name}", partial(timm_vit, name, **changes), verdict)
 
 
-def like(entry_name: str, verdict: str = "3 of 3", fast: bool = False, **changes: Any) -> Entry:
+def like(entry_name: str, verdict: str = "3 of 3", **changes: Any) -> Entry:
     """A variant of timm's plain ViT under a name of its own."""
-    return Entry(PLAIN, f"timm {entry_name}", partial(timm_vit, **changes), verdict, fast=fast)
+    return Entry(PLAIN, f"timm {entry_name}", partial(timm_vit, **changes), verdict)
 
 
 def rotary(name: str, verdict: str = "3 of 3", **changes: Any) -> Entry:
@@ -61,7 +61,7 @@ SMALL = {"depth": DEPTH, "embed_dim": 48, "num_heads": 3}
 FEW_STAGES = {"img_size": 64, "embed_dim": 24, "depths": (2, 2), "num_heads": (2, 4)}
 
 ENTRIES = [
-    like("vit", fast=True),
+    like("vit"),
     like("vit, layer scale", init_values=0.3),
     like("vit, q/k norm", qk_norm=True),
     like("vit, mean pooling", global_pool="avg", class_token=False),
@@ -77,7 +77,6 @@ ENTRIES = [
         "timm deit_tiny_distilled_patch16_224",
         partial(timm_vit, "deit_tiny_distilled_patch16_224"),
         "3 of 3",
-        fast=True,
     ),
     vit("deit3_small_patch16_224"),
     vit("vit_small_patch14_reg4_dinov2"),
@@ -106,7 +105,6 @@ ENTRIES = [
         "timm eva02_base_patch14_224",
         partial(timm_vit, "eva02_base_patch14_224"),
         "3 of 3",
-        fast=True,
     ),
     rotary("eva02_large_patch14_clip_224"),
     rotary("vit_small_patch16_rope_224"),

@@ -185,7 +185,7 @@ def mha(name: str, padded: bool = False, dim: int = 0, **how: Any) -> Entry:
 
 
 ENTRIES = [
-    Entry(ENCODERS, "encoder", encoder, "3 of 3", fast=True),
+    Entry(ENCODERS, "encoder", encoder, "3 of 3"),
     encoders("pre-norm", partial(encoder, norm_first=True)),
     encoders("gelu-no-bias", partial(encoder, activation="gelu", bias=False)),
     encoders("sequence-first", sequence, dim=1),
