@@ -62,6 +62,9 @@ def capture(
     fake_mode = fake_mode_of(inputs)
     graph = trace(_Flatten(source).run, inputs, fake_mode)
     writes = functionalise_temporaries(graph)
+    # What nobody reads would be merged, and count, though it never runs.
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
     placeholders = graph.graph.find_nodes(op="placeholder")
     held = {n: p for n, p in zip(placeholders, parameters, strict=True) if p is not None}
     static = {n for n, is_buffer in zip(placeholders, buffers, strict=True) if is_buffer}
