@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
 from pitome_fx.passes.axes import (
     Atom,
     Axis,
@@ -142,7 +144,7 @@ def _bring(step: Step, x: TokenTensor, target: tuple[Dim, ...], trailing: int) -
     masks = step.replay.masks
     if x.origin is not None and masks.is_structured(x.origin):
         raise Lift("a mask that shows different keys to the queries of a group")
-    picked = not x.data.is_floating_point()
+    picked = not has_mean(x.data)
     if picked and not all(_is_constant_in_groups(step, x, p, target[p], trailing) for p in behind):
         raise Lift("a bool or integer value per token cannot be averaged")
     # One value often meets the same space many times (a rotary table, in every layer's q and k).
@@ -167,13 +169,18 @@ def _move(
     are known to agree, by any of them; an attention bias on keys so that it is exact."""
     for p in behind:
         dim = len(x.dims) - trailing + p
-        if not x.data.is_floating_point():
+        if not has_mean(x.data):
             x = pick(x, dim, target[p])
         elif is_bias and p == -1:
             x = mean_exp_keys(x, dim, target[p])
         else:
             x = project(x, dim, target[p])
     return x
+
+
+def has_mean(x: Tensor) -> bool:
+    """Can values of its dtype be averaged, and multiplied by a size?"""
+    return x.is_floating_point() or x.is_complex()
 
 
 def _one_row(step: Step, x: TokenTensor, keys: Dim, trailing: int) -> TokenTensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from pitome_fx.ops import emit
@@ -123,14 +124,26 @@ def project(x: TokenTensor, dim: int, target: Dim) -> TokenTensor:
 def _project_atom(x: TokenTensor, place: tuple[int, int], space: TokenSpace) -> TokenTensor:
     source = x.dims[place[0]][place[1]].space
     rows = rows_of(x, place, space.batch)
+    data = _real(rows.data)
     if source is None:
-        data = emit("project", rows.data, space.assign, space.size)
+        data = emit("project", data, space.assign, space.size)
     else:
-        data = rows.data
         for before, after in _chain(source, space):
             assert after.step is not None
             data = emit("merge", data, before.size, *after.step)
-    return rows.restore(data, Atom(space.axis, space))
+    return rows.restore(_like(data, rows.data), Atom(space.axis, space))
+
+
+def _real(rows: Tensor) -> Tensor:
+    """Complex rows (B, N, F) as real ones (B, N, 2F)."""
+    return torch.view_as_real(rows).flatten(2) if rows.is_complex() else rows
+
+
+def _like(rows: Tensor, original: Tensor) -> Tensor:
+    """Real rows as complex ones again, if the original was complex."""
+    if not original.is_complex():
+        return rows
+    return torch.view_as_complex(rows.unflatten(2, (-1, 2)).contiguous())
 
 
 def _chain(source: TokenSpace, target: TokenSpace) -> list[tuple[TokenSpace, TokenSpace]]:

@@ -141,6 +141,7 @@ REDUCE = {
     "mean of the rest": reduces(lambda x: x[:, 1:].mean(1)),
     "mean of everything": reduces(lambda x: x.mean()),
     "sum": reduces(lambda x: x.sum(1, keepdim=True)),
+    "sum of complex": reduces(lambda x: torch.view_as_real(torch.complex(x, 2 * x).sum(1))),
     "sum channels": Case(lambda x: x.sum(-1)),
     "amax": reduces(lambda x: x.amax(1)),
     "any": reduces(lambda x: (x > 1).any(1)),

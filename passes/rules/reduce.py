@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from pitome_fx.passes.align import keep_items_apart
+from pitome_fx.passes.align import has_mean, keep_items_apart
 from pitome_fx.passes.axes import Dim, Size, TokenTensor, is_merged, product
 from pitome_fx.passes.moves import places, spread
 from pitome_fx.passes.replay import Step
@@ -22,7 +22,7 @@ def weighted(x: TokenTensor, dims: Sequence[int], combine: Callable[..., Any]) -
     for d, a in places(x):
         space = x.dims[d][a].space
         if d in dims and space is not None:
-            if not data.is_floating_point():
+            if not has_mean(data):
                 # Counts of members do not fit the narrow types, least of all bool.
                 data = data.to(torch.int64)
             size = spread(space.size, space, x.dims, (d, a)).to(data.dtype)
