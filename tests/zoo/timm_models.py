@@ -121,7 +121,7 @@ ENTRIES = [
     rotary("vit_srelpos_small_patch16_224"),
     late("cait_xxs24_224", "3 of 5: cross-attention", img_size=64, patch_size=8, **SMALL),
     late("crossvit_tiny_240", "15 of 21: cross-attention", 240),
-    late("pit_ti_224", "12 of 12", 128, img_size=128),
+    late("pit_ti_224", "11 of 12: not profitable", 128, img_size=128),
     late(
         "hiera_tiny_224",
         "2 of 6: cross-attention; windowed, grid or channel attention",
