@@ -7,7 +7,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env test lint format demo bench zoo wheel clean
+.PHONY: help env test lint format demo bench zoo mutants wheel clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ bench: env ## measure the speed-up over plain Inductor and the time of the pass 
 
 zoo: env ## check every model of the zoo and write docs/model-coverage.md (ARGS='vit bert' for some)
 	$(BIN)/python -m tests.zoo.coverage $(ARGS)
+
+mutants: env ## break the library on purpose, in every way of the table, and see the tests notice
+	$(BIN)/python -m tests.mutants.run $(ARGS)
 
 wheel: env ## build a wheel into dist/
 	rm -rf build

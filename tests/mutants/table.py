@@ -1,0 +1,256 @@
+"""The mutants: one small change each, of the kind that a lifting pass gets wrong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A text of one file replaced by another.
+
+    Attributes:
+        tests: where it should be noticed first; the whole suite is asked after them.
+    """
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: str = "tests/test_rules.py"
+
+
+OPS, ORACLE, MASKS = "tests/test_ops.py", "tests/test_oracle_models.py", "tests/test_masks.py"
+PADDING, ALGORITHMS = "tests/test_padding.py", "tests/test_algorithms.py"
+
+MUTANTS = [
+    Mutant(
+        "softmax forgets sizes",
+        "passes/rules/normalise.py",
+        "weighted(value, over, aten.mul.Tensor).data.sum(dim, keepdim=True)",
+        "value.data.sum(dim, keepdim=True)",
+    ),
+    Mutant(
+        "log_softmax forgets sizes",
+        "passes/rules/normalise.py",
+        "lambda data, size: data + size.log())",
+        "lambda data, size: data)",
+    ),
+    Mutant(
+        "layer norm over tokens is not lifted",
+        "passes/rules/normalise.py",
+        "    if any(is_merged(dim) for dim in x.dims[len(x.dims) - len(normalized_shape) :]):\n",
+        "    if False:\n",
+    ),
+    Mutant(
+        "attention without log size",
+        "passes/rules/attention.py",
+        "shown = log_size if step.replay.proportional else None",
+        "shown = None",
+    ),
+    Mutant(
+        "causal attention is not lifted",
+        "passes/rules/attention.py",
+        "    if is_causal:\n",
+        "    if False:\n",
+    ),
+    Mutant(
+        "a masked group is seen",
+        "passes/rules/attention.py",
+        "torch.where(kept, shown, -torch.inf)",
+        "torch.where(kept, shown, 0.0)",
+        PADDING,
+    ),
+    Mutant(
+        "rows of the lowest float see scores",
+        "passes/rules/attention.py",
+        "peak.abs() * torch.finfo(wide).eps > ABSORBED",
+        "peak.abs() < 0",
+        PADDING,
+    ),
+    Mutant(
+        "queries of a bias are not projected",
+        "passes/rules/attention.py",
+        "return project(named, len(named.dims) - 2, target[-2])",
+        "return pick(named, len(named.dims) - 2, target[-2])",
+        MASKS,
+    ),
+    Mutant(
+        "the mean counts groups",
+        "passes/rules/reduce.py",
+        "lambda total, count: total / count",
+        "lambda total, count: total / (count - 1)",
+    ),
+    Mutant(
+        "weights of large groups are cut off",
+        "passes/rules/reduce.py",
+        "size = spread(space.size, space, x.dims, (d, a)).to(data.dtype)",
+        "size = spread(space.size, space, x.dims, (d, a)).to(data.dtype).clamp(max=1)",
+    ),
+    Mutant(
+        "a product over tokens forgets sizes",
+        "passes/rules/contract.py",
+        "return weighted(a, [len(a.dims) - 1], aten.mul.Tensor), b, lead",
+        "return a, b, lead",
+    ),
+    Mutant(
+        "einsum forgets sizes",
+        "passes/rules/contract.py",
+        "operands[holder] = weighted(operands[holder], [at], aten.mul.Tensor)",
+        "pass",
+    ),
+    Mutant(
+        "a wide convolution counts as width one",
+        "passes/rules/contract.py",
+        "    if x.merged and not (_is_width_one(bound) and not is_merged(x.dims[1])):\n",
+        "    if False:\n",
+    ),
+    Mutant(
+        "a reshape keeps a stale literal",
+        "passes/rules/shape.py",
+        "sizes = [length(dim) if is_merged(dim) else size for dim, size in zip(dims, shape, "
+        "strict=True)]",
+        "sizes = list(shape)",
+    ),
+    Mutant(
+        "a group loses the member that joins",
+        "pitome_fx/ops.py",
+        "merged = torch.baddbmm(take(x, kept).to(wide) * own, share, finite)",
+        "merged = take(x, kept).to(wide) * own + 0 * share.sum() * finite.sum()",
+        OPS,
+    ),
+    Mutant(
+        "sizes do not grow",
+        "pitome_fx/ops.py",
+        "return size.gather(1, kept) + joining.sum(-1)",
+        "return size.gather(1, kept) + 0 * joining.sum(-1)",
+        OPS,
+    ),
+    Mutant(
+        "members are handed to the wrong group",
+        "pitome_fx/ops.py",
+        "scatter(1, index, torch.cat([group, target], 1))",
+        "scatter(1, index, torch.cat([group, target.flip(1)], 1))",
+        OPS,
+    ),
+    Mutant(
+        "projection with wrong shares",
+        "pitome_fx/ops.py",
+        "share = take(1 / size.unsqueeze(-1).to(wide), assign)",
+        "share = take(1 / size.clamp(max=2).unsqueeze(-1).to(wide), assign)",
+        OPS,
+    ),
+    Mutant(
+        "logsumexp without its peak",
+        "pitome_fx/ops.py",
+        "log_total = torch.where(empty, 1, total).log() + peak",
+        "log_total = torch.where(empty, 1, total).log()",
+        OPS,
+    ),
+    Mutant(
+        "targets are off by the protected tokens",
+        "pitome_fx/ops.py",
+        "return kept, found.moved + front, found.target + front",
+        "return kept, found.moved + front, found.target",
+        OPS,
+    ),
+    Mutant(
+        "a window numbers its groups from the whole",
+        "passes/spaces.py",
+        "torch.sub(self.assign[:, first:last], low)",
+        "torch.sub(self.assign[:, first:last], 0)",
+    ),
+    Mutant(
+        "a later merge forgets the earlier one",
+        "passes/spaces.py",
+        "return last if parent is None else last.gather(1, parent.assign)",
+        "return last if parent is None else parent.assign",
+        ORACLE,
+    ),
+    Mutant(
+        "representatives of groups, not of tokens",
+        "passes/spaces.py",
+        "return kept if self.parent is None else self.parent.representative.gather(1, kept)",
+        "return kept",
+        PADDING,
+    ),
+    Mutant(
+        "a concatenation counts dense tokens",
+        "passes/spaces.py",
+        "offset = offset + (count if space is None else space.count)",
+        "offset = offset + count",
+    ),
+    Mutant(
+        "what was unmerged is projected back",
+        "passes/align.py",
+        'raise Lift("a value computed after an unmerge meets a merged one")',
+        "pass",
+    ),
+    Mutant(
+        "a bool per token is picked anywhere",
+        "passes/align.py",
+        "    if picked and not all(",
+        "    if False and not all(",
+    ),
+    Mutant(
+        "items of a batch are mixed",
+        "passes/align.py",
+        "    if any(atom.axis in batch for d in over for atom in x.dims[d]):\n",
+        "    if False:\n",
+    ),
+    Mutant(
+        "a bias on keys is averaged",
+        "passes/align.py",
+        "        elif is_bias and p == -1:\n",
+        "        elif False:\n",
+        ORACLE,
+    ),
+    Mutant(
+        "an unmerged value counts as dense from the start",
+        "passes/moves.py",
+        "return TokenTensor(x.data, x.dims, tainted=True)",
+        "return TokenTensor(x.data, x.dims)",
+    ),
+    Mutant(
+        "structured masks pass for biases",
+        "passes/masks.py",
+        "    if not bool(hidden.any()):\n        return MaskKind.BIAS\n",
+        "    return MaskKind.BIAS\n",
+        MASKS,
+    ),
+    Mutant(
+        "any mask is the same for every query",
+        "passes/masks.py",
+        "return self.dataflow.varies_along(mask, -2)",
+        "return False",
+        MASKS,
+    ),
+    Mutant(
+        "writes into token tensors are ignored",
+        "passes/detect.py",
+        "    _refuse_writes(program, point, tokens, labels, order)\n",
+        "",
+        "tests/test_backend.py",
+    ),
+    Mutant(
+        "nothing is protected",
+        "passes/rewrite.py",
+        "how = (self.options.algorithm, k, front, back, merge.margin, self.options.alpha)",
+        "how = (self.options.algorithm, k, 0, 0, merge.margin, self.options.alpha)",
+        ORACLE,
+    ),
+    Mutant(
+        "keys of one head decide",
+        "passes/metric.py",
+        "mean = mean.mean(heads, dtype=torch.promote_types(mean.dtype, torch.float32))",
+        "mean = mean.amax(heads)",
+        ORACLE,
+    ),
+    Mutant(
+        "a changed op body meets a warm cache",
+        "backends/lowering.py",
+        'return hashlib.sha256("\\0".join(parts).encode()).hexdigest()',
+        'return ""',
+        "tests/test_cache.py",
+    ),
+]
