@@ -49,9 +49,23 @@ def present_padding(replay: Replay, block: Block, parent: TokenSpace | None) -> 
     row = mask.data if len(mask.dims) < 2 else mask.data.narrow(-2, 0, 1)
     hidden = row if block.padding.use is MaskUse.FILLS else is_masking(row)
     dims = (*mask.dims[:-2], (), (Atom(block.axis),))[-len(mask.dims) :]
-    lead = replay.labels.dims[block.padding.consumer][:-2]
-    padding = _rows(TokenTensor(hidden, dims), lead, block)
+    padding = _rows(TokenTensor(hidden, dims), _lead(replay, block), block)
     return padding if parent is None else padding.gather(1, parent.representative)
+
+
+def _lead(replay: Replay, block: Block) -> tuple[Dim, ...]:
+    """Leading dimensions of the scores where the padding meets them.
+
+    Their sum may be named after the mask: then those of the scores themselves.
+    """
+    assert block.padding is not None
+    consumer = block.padding.consumer
+    named = [replay.labels.dims[node] for node in (consumer, *consumer.all_input_nodes)]
+    for dims in named:
+        axes = {atom.axis for dim in dims for atom in dim} if isinstance(dims, tuple) else set()
+        if len(dims) == len(named[0]) and axes.issuperset(block.batch):
+            return dims[:-2]
+    return named[0][:-2]
 
 
 def _rows(hidden: TokenTensor, lead: tuple[Dim, ...], block: Block) -> Tensor:

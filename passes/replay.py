@@ -133,11 +133,14 @@ class Replay:
         rule = rule_for(node.target)
         if rule is None:
             return self._unmerged(node, args, kwargs, operands, "no rule for this op")
+        projected, unweighted = len(self.projections), len(self.unweighted)
         try:
             value = rule(Step(self, node), *args, **kwargs)
             _check_batch(value)
             return value
         except Lift as refusal:
+            # What the rule had brought along before it gave up is not used.
+            del self.projections[projected:], self.unweighted[unweighted:]
             return self._unmerged(node, args, kwargs, operands, str(refusal))
 
     def _unmerged(

@@ -23,6 +23,7 @@ from pitome_fx.passes.metric import mean_keys, padding_number, present_padding
 from pitome_fx.passes.moves import rows_of
 from pitome_fx.passes.plan import Merge, Plan
 from pitome_fx.passes.replay import Replay
+from pitome_fx.passes.rule import Lift
 from pitome_fx.passes.spaces import TokenSpace, merged_space
 
 aten = torch.ops.aten
@@ -118,7 +119,11 @@ class Merger:
         if merge is None:
             return value
         assert isinstance(value, TokenTensor)
-        return self._merge(replay, merge, value)
+        try:
+            return self._merge(replay, merge, value)
+        except Lift as refusal:
+            self.skipped[merge.block] = str(refusal)
+            return value
 
     def count(self, op: Any, args: Any, kwargs: Any) -> None:
         """Note for every merge the FLOPs that run on its tokens."""
