@@ -2,12 +2,14 @@
 PYTHON ?= python3
 JOBS ?= 2
 ARGS ?=
+N ?= 1000
+SEED ?= 0
 
 BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env test lint format demo bench zoo mutants wheel clean
+.PHONY: help env test lint format demo bench zoo fuzz mutants wheel clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +52,9 @@ zoo: env ## check every model of the zoo and write docs/model-coverage.md (ARGS=
 
 mutants: env ## break the library on purpose, in every way of the table, and see the tests notice
 	$(BIN)/python -m tests.mutants.run $(ARGS)
+
+fuzz: env ## run N random programs beside their simulation (N=1000 SEED=0); failures go to .cache/fuzz
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.properties.fuzz $(N) $(SEED)
 
 wheel: env ## build a wheel into dist/
 	rm -rf build

@@ -183,7 +183,7 @@ class Masks:
 
     def _is_bias(self, node: Node) -> bool:
         """Is it a sum of learned values and of parts that are the same for every query?"""
-        if self._is_learned(node):
+        if self.is_learned(node):
             return True
         if rank_of(node) >= 2 and not self.differs_between_queries(node):
             return True
@@ -198,7 +198,7 @@ class Masks:
             return len(gated) == 1 and all(map(is_float, inner)) and self._is_bias(gated[0])
         return False
 
-    def _is_learned(self, node: Node) -> bool:
+    def is_learned(self, node: Node) -> bool:
         """Do its values come from parameters alone, perhaps picked by constant indices?"""
         if node in self.parameters:
             return is_float(node) and _is_soft(self.parameters[node])
@@ -210,7 +210,7 @@ class Masks:
         if any(source.meta["val"].dtype == torch.bool for source in sources):
             return False
         floats = [source for source in sources if is_float(source)]
-        return bool(floats) and all(self._is_learned(source) for source in floats)
+        return bool(floats) and all(self.is_learned(source) for source in floats)
 
     def _is_constant(self, node: Node) -> bool:
         """Does the node depend on no input tensor of the user?"""

@@ -52,7 +52,7 @@ class Replay:
         after: called with each node and its value; may replace the value (this is how a merge
             gets in).
         biases: (consumer, operand) pairs where an attention bias is added to scores.
-        proportional: give attention over merged keys its log-size term.
+        unproportional: attention in which each group counts as one token.
         watch: called with every op that runs, and its arguments.
     """
 
@@ -64,7 +64,7 @@ class Replay:
         labels: Labels | None = None,
         after: Hook = lambda replay, node, value: value,
         biases: frozenset[tuple[Node, Node]] = frozenset(),
-        proportional: bool = True,
+        unproportional: frozenset[Node] = frozenset(),
         watch: Watch = lambda op, args, kwargs: None,
     ) -> None:
         self.graph = graph
@@ -74,12 +74,13 @@ class Replay:
         self.labels = Labels() if labels is None else labels
         self.after = after
         self.biases = biases
-        self.proportional = proportional
+        self.unproportional = unproportional
         self.watch = watch
         self.env: dict[Node, Any] = {}
         self.lifts: list[LiftEvent] = []
         self.projections: list[ProjectEvent] = []
         self.unweighted: list[UnweightedEvent] = []
+        self.undone: set[int] = set()
         self._lifted: dict[int, tuple[TokenTensor, TokenTensor]] = {}
         self.brought: dict[Any, tuple[TokenTensor, TokenTensor, TokenTensor]] = {}
 
@@ -148,6 +149,7 @@ class Replay:
     ) -> Any:
         """Lift every merged operand, then run the op unchanged."""
         self.lifts += [LiftEvent(node, x.origin, why) for x in operands if x.merged]
+        self.undone.update(*(space.merges() for x in operands for space in x.spaces()))
         args, kwargs = pytree.tree_map_only(TokenTensor, self.lift, (args, kwargs))
         return self._as_is(node, args, kwargs)
 

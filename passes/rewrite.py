@@ -45,7 +45,7 @@ class Rewritten:
     """The rewritten graph, and what the rewrite had to do.
 
     Attributes:
-        unprofitable: merges that cost more FLOPs than the ops on their tokens save.
+        unprofitable: merges undone by lifts so soon that they cost more FLOPs than they save.
     """
 
     graph: GraphModule
@@ -76,7 +76,9 @@ def rewrite(program: Program, detection: Detection, plan: Plan, options: Options
             for mask in site.masks
             if mask.adds
         ),
-        proportional=options.proportional,
+        unproportional=frozenset(
+            site.node for site in detection.sites if not options.proportional and not site.oddity
+        ),
         watch=merger.count,
     )
     graph = trace(replay.run, program.inputs, program.fake_mode)
@@ -88,7 +90,7 @@ def rewrite(program: Program, detection: Detection, plan: Plan, options: Options
         graph,
         tuple(merger.merged),
         merger.skipped,
-        merger.unprofitable(),
+        merger.unprofitable(replay.undone),
         tuple(replay.lifts),
         tuple(replay.projections),
         tuple(replay.unweighted),
@@ -138,14 +140,13 @@ class Merger:
         for i in merges:
             self.flops_on[i] = self.flops_on.get(i, 0) + flops
 
-    def unprofitable(self) -> tuple[Merge, ...]:
-        """Merges without which the graph would take fewer FLOPs."""
-        return tuple(
-            merged.plan for i, merged in enumerate(self.merged) if self._profit(i, merged) <= 0
-        )
+    def unprofitable(self, undone: set[int]) -> tuple[Merge, ...]:
+        """Of the merges that lifts undo, those without which the graph would take fewer FLOPs."""
+        return tuple(self.merged[i].plan for i in sorted(undone) if self._profit(i) <= 0)
 
-    def _profit(self, i: int, merged: Merged) -> float:
+    def _profit(self, i: int) -> float:
         """FLOPs that its tokens save, less those of matching and merging."""
+        merged = self.merged[i]
         before, after = hint(merged.before), hint(merged.after)
         saved = self.flops_on.get(i, 0) * (before / after - 1)
         share = before / hint(merged.plan.block.axis.size)

@@ -70,15 +70,16 @@ def _bias(
     """
     masks = step.replay.masks
     log_size = _log_size(k, scores)
-    if not step.replay.proportional and log_size is not None:
+    waived = step.node in step.replay.unproportional
+    if waived and log_size is not None:
         step.replay.unweighted.append(UnweightedEvent(step.node, scores[-1]))
-    shown = log_size if step.replay.proportional else None
+    shown = None if waived else log_size
     if mask is None or (mask.origin is not None and masks.kind(mask.origin) is MaskKind.NONE):
         return None if shown is None else shown.to(q.data.dtype), None
     if mask.origin is None or (mask.tainted and not _is_on_dense_keys(mask, scores)):
         raise Lift("the attention mask is computed from merged tokens")
     number = masks.dataflow.number(mask.origin)
-    learned = masks.kind(mask.origin) is MaskKind.BIAS
+    learned = masks.is_learned(mask.origin)
     mask = _query_rows(step, mask, scores)
     if log_size is None:
         return mask.data, None

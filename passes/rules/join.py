@@ -36,10 +36,11 @@ def cat(step: Step, tensors: Sequence[TokenTensor], dim: int = 0) -> TokenTensor
     new = _join(joined)
     if new is None:
         new = step.fresh(dim, step.value.shape[dim])
-        new[0].axis.parts = tuple(
-            (tuple(atom.axis for atom in part), x.dense_shape[dim])
-            for part, x in zip(joined, tensors, strict=True)
-        )
+        for atom in new:
+            atom.axis.parts = tuple(
+                (tuple(own.axis for own in part), x.dense_shape[dim])
+                for part, x in zip(joined, tensors, strict=True)
+            )
         if any(is_merged(part) for part in joined):
             new = _joined_merged(new, joined, tensors, dim)
     return TokenTensor(step(parts, dim), _with(dims, dim, new))

@@ -29,7 +29,7 @@ def softmax(step: Step, x: TokenTensor, dim: int, *args: Any, **kwargs: Any) -> 
     value = TokenTensor(step(x, dim, *args, **kwargs), x.dims)
     if not over_tokens(x, over):
         return value
-    if not step.replay.proportional:
+    if step.node in step.replay.unproportional:
         step.replay.unweighted.append(UnweightedEvent(step.node, x.dims[dim]))
         return weighted(value, over, aten.div.Tensor)
     total = weighted(value, over, aten.mul.Tensor).data.sum(dim, keepdim=True)

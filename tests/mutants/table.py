@@ -45,7 +45,7 @@ MUTANTS = [
     Mutant(
         "attention without log size",
         "passes/rules/attention.py",
-        "shown = log_size if step.replay.proportional else None",
+        "shown = None if waived else log_size",
         "shown = None",
     ),
     Mutant(

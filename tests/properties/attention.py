@@ -1,0 +1,183 @@
+"""Attention of a program in many spellings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tests.properties import description as d
+from tests.properties.masks import Bias
+
+Spelling = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+"""(q (B, H, N, D), k and v (B, H, M, D), mask) → (B, H, N, D)."""
+
+
+def _masked(scores: Tensor, mask: Tensor | None) -> Tensor:
+    if mask is None:
+        return scores
+    return scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+
+
+def sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    return F.scaled_dot_product_attention(q, k, v, mask)
+
+
+def matmul(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+    return _masked(scores, mask).softmax(-1) @ v
+
+
+def where(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """A scale on the keys, and a bool mask by torch.where with the lowest float."""
+    scores = torch.matmul(q, k.mT / q.shape[-1] ** 0.5)
+    if mask is not None and mask.dtype == torch.bool:
+        scores = torch.where(mask, scores, torch.finfo(scores.dtype).min)
+    elif mask is not None:
+        scores = mask + scores
+    return torch.matmul(F.softmax(scores, dim=-1), v)
+
+
+def einsum(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    scores = torch.einsum("bnhd,bmhd->bhnm", q, k) * q.shape[-1] ** -0.5
+    return torch.einsum("bhnm,bmhd->bhnd", _masked(scores, mask).softmax(-1), v)
+
+
+def bmm(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Heads folded into the batch."""
+    batch, heads, tokens, width = q.shape
+    scores = torch.bmm(q.flatten(0, 1) * width**-0.5, k.flatten(0, 1).transpose(1, 2))
+    if mask is not None:
+        scores = _masked(scores.unflatten(0, (batch, heads)), mask).flatten(0, 1)
+    return torch.bmm(scores.softmax(-1), v.flatten(0, 1)).view(batch, heads, tokens, width)
+
+
+def baddbmm(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """The mask as the first operand of baddbmm."""
+    batch, heads, tokens, width = q.shape
+    shape = (batch, heads, tokens, k.shape[2])
+    bias = q.new_zeros(()) if mask is None else mask
+    if bias.dtype == torch.bool:
+        bias = torch.where(bias, 0.0, -torch.inf).to(q.dtype)
+    bias = bias.expand(shape).reshape(batch * heads, tokens, -1)
+    scores = torch.baddbmm(bias, q.flatten(0, 1), k.flatten(0, 1).mT, alpha=width**-0.5)
+    return torch.bmm(scores.softmax(2), v.flatten(0, 1)).view(batch, heads, tokens, width)
+
+
+def wide(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Scores shifted by their largest before the softmax, the scale as its own multiplication."""
+    scores = torch.mul(torch.matmul(q, k.transpose(2, 3)), q.shape[-1] ** -0.5)
+    scores = _masked(scores, mask)
+    return torch.matmul(nn.functional.dropout(scores.softmax(-1), 0.1, training=False), v)
+
+
+def talking(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Heads mix their weights after the softmax."""
+    weights = _masked(q @ k.mT * q.shape[-1] ** -0.5, mask).softmax(-1)
+    mixed = weights + 0.5 * weights.roll(1, 1)
+    return mixed @ v
+
+
+def linear(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """φ(q)·(φ(k)ᵀ·v), normalised; it knows no mask."""
+    q, k = F.elu(q) + 1, F.elu(k) + 1
+    total = q @ k.sum(-2, keepdim=True).transpose(-1, -2)
+    return q @ (k.transpose(-1, -2) @ v) / total
+
+
+SPELLINGS: dict[str, Spelling] = {
+    "sdpa": sdpa,
+    "matmul": matmul,
+    "where": where,
+    "einsum": einsum,
+    "bmm": bmm,
+    "baddbmm": baddbmm,
+    "wide": wide,
+    "talking": talking,
+    "linear": linear,
+}
+
+
+class Attention(nn.Module):
+    """Projections around one spelling, in the layout of the program."""
+
+    def __init__(self, spec: d.Attention, program: d.Program, stream: int) -> None:
+        super().__init__()
+        own = program.length(stream)
+        self.cross = spec.cross and program.other > 0
+        keys = program.length(1 - stream) if self.cross else own
+        self.spec, self.heads, self.dim = spec, program.heads, program.dim
+        self.front = program.prefix if stream == 0 else 0
+        width = program.width
+        # Padding masks speak of the first stream's tokens.
+        self.sees_padding = (stream == 1) == self.cross
+        kind = spec.mask
+        if self.cross and kind.startswith("causal"):
+            kind = "none"
+        self.bias = Bias(kind, program.heads, own, keys)
+        if spec.spelling == "mha":
+            self.mha = nn.MultiheadAttention(width, self.heads, batch_first=self.dim == 1)
+            return
+        self.q, self.kv = nn.Linear(width, width), nn.Linear(width, 2 * width)
+        self.proj = nn.Linear(width, width)
+        if spec.qk_norm:
+            self.q_norm, self.k_norm = (nn.LayerNorm(program.head_dim) for _ in range(2))
+
+    def forward(self, x: Tensor, other: Tensor, seen: Tensor | None, taps: list[Tensor]) -> Tensor:
+        """x and other in the program's layout; seen (B, T) of the first stream."""
+        source = other if self.cross else x
+        seen = seen if self.sees_padding else None
+        if self.spec.spelling == "mha":
+            return self._mha(x, source, seen, taps)
+        q = self._split(self.q(x))
+        k, v = (self._split(y) for y in self.kv(source).chunk(2, -1))
+        if self.spec.qk_norm:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if self.spec.rope != "none" and not self.cross:
+            q, k = (rotated(y, self.front, self.spec.rope) for y in (q, k))
+        mask = self.bias(q, seen)
+        out = SPELLINGS[self.spec.spelling](q, k, v, mask)
+        out = out.permute(*((0, 2) if self.dim == 1 else (2, 0)), 1, 3)
+        return self.proj(out.flatten(2))
+
+    def _split(self, x: Tensor) -> Tensor:
+        """(B, N, C) or (N, B, C) → (B, H, N, D)."""
+        x = x.unflatten(-1, (self.heads, -1))
+        return x.permute(*((0, 2, 1, 3) if self.dim == 1 else (1, 2, 0, 3)))
+
+    def _mha(self, x: Tensor, source: Tensor, seen: Tensor | None, taps: list[Tensor]) -> Tensor:
+        kind = self.bias.kind
+        padding = None if seen is None or not self.bias.kind.startswith(("bool", "min")) else ~seen
+        mask = None
+        if kind in ("causal-tril", "causal-triu", "causal-buffer"):
+            tokens = x.shape[self.dim]
+            mask = torch.ones(tokens, tokens, dtype=torch.bool).triu(1)
+        elif kind == "learned":
+            mask = self.bias.bias.mean(0)
+        needed = self.spec.weights
+        out, weights = self.mha(
+            x, source, source, key_padding_mask=padding, attn_mask=mask, need_weights=needed
+        )
+        if needed:
+            taps.append(weights)
+        return out
+
+
+def rotated(x: Tensor, front: int, kind: str) -> Tensor:
+    """x (B, H, N, D) rotated by position, but for its first ``front`` tokens."""
+    special, rest = x[:, :, :front], x[:, :, front:]
+    half = x.shape[-1] // 2
+    place = torch.arange(rest.shape[2], dtype=x.dtype, device=x.device)
+    angle = place[:, None] * 100.0 ** -(torch.arange(half, dtype=x.dtype) / half)
+    if kind == "complex":
+        turn = torch.polar(torch.ones_like(angle), angle)
+        pairs = torch.view_as_complex(rest.unflatten(-1, (half, 2)).contiguous())
+        turned = torch.view_as_real(pairs * turn).flatten(-2)
+    else:
+        cos, sin = torch.cat([angle.cos()] * 2, -1), torch.cat([angle.sin()] * 2, -1)
+        a, b = rest.chunk(2, -1)
+        turned = rest * cos + torch.cat([-b, a], -1) * sin
+    return torch.cat([special, turned], 2) if front else turned

@@ -1,0 +1,187 @@
+"""A program through the pass, fast: one trace by make_fx, no Dynamo and no export."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import pytest
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx import Graph, GraphModule
+
+from pitome_fx.options import Options
+from pitome_fx.oracle import Simulator
+from pitome_fx.passes import pipeline, rewrite
+from pitome_fx.passes.capture import Program, capture
+from pitome_fx.passes.pipeline import Outcome
+from pitome_fx.passes.reporting import make_report
+from pitome_fx.report import Report
+from pitome_fx.testing import run_recorded
+from tests.properties import description as d
+from tests.properties.build import build
+from tests.support.oracle import relative_error
+
+LIMIT = 1e-9
+
+
+@dataclass(frozen=True)
+class Flat:
+    """A module as a function of flat tensors: parameters, buffers, inputs → outputs."""
+
+    module: nn.Module
+    inputs: tuple[Tensor, ...]
+
+    @cached_property
+    def state(self) -> dict[str, Tensor]:
+        """Parameters and buffers by name."""
+        return {**dict(self.module.named_parameters()), **dict(self.module.named_buffers())}
+
+    def fresh(self) -> list[Tensor]:
+        """Arguments for one run, which may write to the inputs."""
+        return [*self.state.values(), *(x.clone() for x in self.inputs)]
+
+    def __call__(self, *flat: Tensor) -> tuple[Tensor, ...]:
+        state = dict(zip(self.state, flat, strict=False))
+        output = torch.func.functional_call(self.module, state, flat[len(state) :])
+        return tuple(leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor))
+
+    def captured(self) -> Program:
+        """As the front ends capture it."""
+
+        def program(*flat: Tensor) -> tuple[Tensor, ...]:
+            return self(*flat)
+
+        graph = Graph()
+        values = [*self.state.values(), *self.inputs]
+        nodes = tuple(graph.placeholder(f"input_{i}") for i in range(len(values)))
+        graph.output(graph.call_function(program, nodes))
+        mode = FakeTensorMode(allow_non_fake_inputs=True)
+        held = [x if isinstance(x, nn.Parameter) else None for x in values]
+        count = len(self.state)
+        constant = [i < count and held[i] is None for i in range(len(values))]
+        source = GraphModule({}, graph)
+        return capture(source, [mode.from_tensor(x) for x in values], held, constant)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One program under one set of options.
+
+    Attributes:
+        output, written: what the rewritten graph returns, and its inputs afterwards.
+        simulated: the oracle's outputs and inputs; the same for ``dense``.
+        assignments: the group (B, N) of each token after every merge.
+    """
+
+    outcome: Outcome
+    flat: Flat
+    output: tuple[Tensor, ...]
+    simulated: tuple[Tensor, ...]
+    dense: tuple[Tensor, ...]
+    assignments: list[Tensor]
+
+    @property
+    def merges(self) -> int:
+        """Merges that took place."""
+        return 0 if self.outcome.rewritten is None else len(self.outcome.rewritten.merges)
+
+    @property
+    def report(self) -> Report:
+        return make_report([self.outcome])
+
+
+@contextmanager
+def every_merge_pays(pays: bool) -> Iterator[None]:
+    """Keep merges that the count of FLOPs would drop: on small programs most of them."""
+    if not pays:
+        yield
+        return
+
+    def generous(*args: Any) -> rewrite.Rewritten:
+        return replace(rewrite.rewrite(*args), unprofitable=())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "rewrite", generous)
+        yield
+
+
+@contextmanager
+def spelled_out() -> Iterator[None]:
+    """nn.MultiheadAttention op by op, as the front ends trace it."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+def run(program: d.Program, options: d.Options) -> Trial:
+    """The program, its rewrite and its simulation, on the same inputs.
+
+    Args:
+        options: as in ``Options``; ``pays=True`` keeps merges that do not pay too.
+    """
+    module, inputs = build(program)
+    return run_module(module, inputs, options)
+
+
+def run_module(module: nn.Module, inputs: tuple[Tensor, ...], options: d.Options) -> Trial:
+    """As ``run``, of a module."""
+    options = dict(options)
+    flat = Flat(module, inputs)
+    with torch.no_grad(), spelled_out(), every_merge_pays(options.pop("pays", False)):
+        outcome = pipeline.run(flat.captured(), Options.parse(options))
+        dense = _with_writes(flat, flat)
+        if outcome.rewritten is None:
+            return Trial(outcome, flat, dense, dense, dense, [])
+        assignments: list[Tensor] = []
+        graph = outcome.rewritten.graph
+
+        def rewritten(*values: Tensor) -> tuple[Tensor, ...]:
+            output, found = run_recorded(graph, *values)
+            assignments.extend(found)
+            return output
+
+        output = _with_writes(rewritten, flat)
+        simulated = _with_writes(Simulator(outcome, assignments).run, flat)
+    return Trial(outcome, flat, output, simulated, dense, assignments)
+
+
+def _with_writes(f: Any, flat: Flat) -> tuple[Tensor, ...]:
+    """Outputs, followed by the inputs as the run left them."""
+    values = flat.fresh()
+    return (*f(*values), *values[len(flat.state) :])
+
+
+def check(program: d.Program, options: d.Options) -> Trial:
+    """Laws (a) and (c): rewritten = simulated, in the form of the dense outputs.
+
+    Raises:
+        AssertionError: a law is broken.
+    """
+    trial = run(program, options)
+    form, dense = ([(x.shape, x.dtype) for x in xs] for xs in (trial.output, trial.dense))
+    assert form == dense, f"shapes or dtypes changed: {form} instead of {dense}"
+    error = worst_error(trial.output, trial.simulated)
+    assert error <= LIMIT, f"rewritten is not simulated: {error:.1e} > {LIMIT:.0e}"
+    return trial
+
+
+def worst_error(actual: tuple[Tensor, ...], wanted: tuple[Tensor, ...]) -> float:
+    """The relative error, infinite where only one is NaN or infinite, or infinities differ."""
+    for a, b in zip(actual, wanted, strict=True):
+        if a.numel() == 0:
+            continue
+        if a.is_floating_point() and not torch.equal(a.isnan(), b.isnan()):
+            return float("inf")
+        if not torch.equal(a == torch.inf, b == torch.inf):
+            return float("inf")
+    full = [(a, b) for a, b in zip(actual, wanted, strict=True) if a.numel()]
+    return relative_error([a for a, _ in full], [b for _, b in full])

@@ -1,0 +1,102 @@
+"""Attention masks and biases, as an attention of a program makes them in its forward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+LOWEST = torch.finfo(torch.float64).min
+
+Made = Tensor | None
+
+
+class Bias(nn.Module):
+    """What a kind of mask needs to keep, for queries × keys of an attention."""
+
+    causal: Tensor
+    slopes: Tensor
+
+    def __init__(self, kind: str, heads: int, queries: int, keys: int) -> None:
+        super().__init__()
+        self.kind = kind
+        distance = torch.arange(queries)[:, None] - torch.arange(keys)
+        if kind.startswith("learned"):
+            self.bias = nn.Parameter(torch.empty(heads, queries, keys))
+        if kind == "table":
+            self.table = nn.Parameter(torch.empty(queries + keys, heads))
+            self.register_buffer("index", distance + keys)
+        if kind == "causal-buffer":
+            self.register_buffer("causal", distance >= 0)
+        if kind == "alibi":
+            slopes = 0.5 ** torch.arange(1, heads + 1)
+            self.register_buffer("slopes", -slopes[:, None, None] * distance.abs())
+
+    def forward(self, q: Tensor, seen: Tensor | None) -> Made:
+        """q (B, H, N, D); seen (B, M) bool or None."""
+        return MASKS[self.kind](self, q, seen)
+
+
+def _row(seen: Tensor) -> Tensor:
+    return seen[:, None, None, :]
+
+
+def _additive(seen: Tensor, lowest: float, like: Tensor) -> Tensor:
+    return torch.zeros_like(_row(seen), dtype=like.dtype).masked_fill(~_row(seen), lowest)
+
+
+def _hugging_face(seen: Tensor, like: Tensor) -> Tensor:
+    return (1.0 - _row(seen).to(like.dtype)) * torch.finfo(like.dtype).min
+
+
+def _padding(make: Callable[[Any, Tensor, Tensor], Made]) -> Callable[..., Made]:
+    """A mask of padding; none where the program has no padding."""
+    return lambda self, q, seen: None if seen is None else make(self, q, seen)
+
+
+def _tril(self: Any, q: Tensor, seen: Tensor | None) -> Tensor:
+    tokens = q.shape[-2]
+    return torch.ones(tokens, tokens, dtype=torch.bool, device=q.device).tril()
+
+
+def _triu(self: Any, q: Tensor, seen: Tensor | None) -> Tensor:
+    tokens = q.shape[-2]
+    return torch.full((tokens, tokens), -torch.inf, dtype=q.dtype).triu(1)
+
+
+def _learned_with_padding(self: Any, q: Tensor, seen: Tensor | None) -> Tensor:
+    return self.bias if seen is None else self.bias + _additive(seen, LOWEST, q)
+
+
+def _from_table(self: Any, q: Tensor, seen: Tensor | None) -> Tensor:
+    return self.table[self.index].permute(2, 0, 1)
+
+
+def _square(seen: Tensor) -> Tensor:
+    return seen[:, None, :, None] & seen[:, None, None, :]
+
+
+MASKS: dict[str, Callable[..., Made]] = {
+    "none": lambda self, q, seen: None,
+    "bool": _padding(lambda self, q, seen: _row(seen)),
+    "bool-expanded": _padding(lambda self, q, seen: _row(seen).expand(-1, -1, seen.shape[1], -1)),
+    "min": _padding(lambda self, q, seen: _additive(seen, LOWEST, q)),
+    "min-product": _padding(lambda self, q, seen: _hugging_face(seen, q)),
+    "inf": _padding(lambda self, q, seen: _additive(seen, -torch.inf, q)),
+    "square": _padding(lambda self, q, seen: _square(seen)),
+    "learned": lambda self, q, seen: self.bias,
+    "learned-padding": _learned_with_padding,
+    "table": _from_table,
+    "alibi": lambda self, q, seen: self.slopes.to(q.dtype),
+    "causal-tril": _tril,
+    "causal-triu": _triu,
+    "causal-buffer": lambda self, q, seen: self.causal,
+}
+"""(module, q, seen (B, M) or None) → a mask that broadcasts to (B, H, N, M), or None."""
+
+OF_PADDING = ("bool", "bool-expanded", "min", "min-product", "inf", "learned-padding")
+CAUSAL = ("causal-tril", "causal-triu", "causal-buffer", "square")
+FREE = ("learned", "learned", "table", "alibi")
+"""Biases on positions."""

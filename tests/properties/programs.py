@@ -1,0 +1,190 @@
+"""Hypothesis strategies that draw whole programs and options for the pass.
+
+What is drawn first is what a failure shrinks to: the plain form of everything comes first.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import strategies as st
+
+from tests.properties import mixing, readouts, writes
+from tests.properties.attention import SPELLINGS
+from tests.properties.build import build
+from tests.properties.description import (
+    Again,
+    Attention,
+    Join,
+    Mix,
+    Mlp,
+    Options,
+    Parallel,
+    Program,
+    Residual,
+    Save,
+    Step,
+    Swap,
+    Tap,
+    Write,
+)
+from tests.properties.layers import MLPS, NORMS
+from tests.properties.masks import CAUSAL, FREE, OF_PADDING
+
+__all__ = ["build", "options", "programs"]
+
+rarely = st.sampled_from([False] * 5 + [True])
+"""A bool that is mostly False, and shrinks to it."""
+
+
+def mostly(usual: Any, others: Any, times: int = 3) -> st.SearchStrategy[Any]:
+    """One value in most draws, else one of the others."""
+    others = list(others)
+    return st.sampled_from([usual] * (times * len(others)) + others)
+
+
+UNDERSTOOD = [name for name in SPELLINGS if name not in ("talking", "linear")]
+"""Spellings of attention that the pass can merge at, without a mask at least."""
+
+
+def masks(padded: bool) -> st.SearchStrategy[str]:
+    """A kind of mask; in a program with padding mostly one of padding."""
+    if padded:
+        return st.sampled_from([*OF_PADDING, *OF_PADDING, "none", "learned", "causal-triu"])
+    return mostly("none", [*FREE, *FREE, *CAUSAL[:3]], 2)
+
+
+@st.composite
+def attentions(draw: st.DrawFn, padded: bool, two: bool) -> Attention:
+    """An attention for a program with or without padding and a second stream."""
+    spelling = draw(st.sampled_from(["sdpa", "mha", *UNDERSTOOD, *UNDERSTOOD, *SPELLINGS]))
+    return Attention(
+        spelling=spelling,
+        mask=draw(masks(padded)),
+        qk_norm=draw(rarely),
+        rope=draw(mostly("none", ["halves", "complex"], 2)),
+        cross=two and draw(st.booleans()),
+        weights=spelling == "mha" and draw(rarely),
+    )
+
+
+orders = mostly("pre", ["post", "sandwich"], 1)
+norms = mostly("layer", list(NORMS), 1)
+mlps = st.sampled_from(list(MLPS)).map(Mlp)
+aliens = st.sampled_from(list(mixing.ALIEN)).map(Mix)
+mixes = st.sampled_from([*mixing.KNOWN, *mixing.ACROSS_BATCH]).map(Mix)
+
+
+@st.composite
+def residuals(draw: st.DrawFn, f: Any, stream: int) -> Residual:
+    """A step around f; what mixes tokens mostly has no residual or a plain one."""
+    f = draw(f)
+    return Residual(
+        f,
+        order=draw(mostly("pre", ["plain", "post"], 1) if isinstance(f, Mix) else orders),
+        norm=draw(norms),
+        scale=draw(rarely),
+        inplace=draw(rarely),
+        stream=stream,
+    )
+
+
+@st.composite
+def blocks(draw: st.DrawFn, padded: bool, two: bool) -> list[Step]:
+    """Attention and MLP, in order or parallel, perhaps across two streams."""
+    stream = draw(st.integers(0, 1)) if two else 0
+    attention = draw(attentions(padded and stream == 0, two))
+    mlp = draw(mlps)
+    if draw(rarely):
+        return [Parallel(attention, mlp, draw(norms), stream)]
+    around = draw(residuals(st.just(attention), stream))
+    after = draw(residuals(st.just(mlp), stream))
+    return [around, after]
+
+
+@st.composite
+def extras(draw: st.DrawFn, two: bool, steps: int) -> Step:
+    """Something between two blocks."""
+    stream = draw(st.integers(0, 1)) if two else 0
+    kind = draw(
+        st.sampled_from(["alien", "alien", "alien", "mix", "write", "save", "join", "swap", "tap"])
+    )
+    if kind in ("alien", "mix"):
+        return draw(residuals(aliens if kind == "alien" else mixes, stream))
+    if kind == "write":
+        return Write(draw(st.sampled_from(list(writes.KINDS))), stream)
+    if kind == "save":
+        return Save(stream)
+    if kind == "swap":
+        return Swap(stream)
+    if kind == "tap":
+        return Tap(draw(st.sampled_from(list(readouts.KINDS))), stream)
+    return Join(draw(st.sampled_from(["add", "cat", "mul", "lerp"])), stream)
+
+
+@st.composite
+def programs(draw: st.DrawFn) -> Program:
+    """A program of one to three blocks with anything between them."""
+    batch = draw(st.integers(1, 4))
+    two = draw(rarely)
+    padded = draw(mostly(False, [True], 2))
+    prefix = draw(mostly(0, [1, 2], 1))
+    suffix = draw(mostly(0, [1, 2], 2))
+    tokens = draw(st.integers(4, 32) | st.integers(1, 64))
+    hidden = ()
+    if padded:
+        # Some items are padding and nothing else: rows of attention that see no key.
+        count = st.integers(0, tokens) | mostly(0, [prefix + tokens + suffix], 3)
+        hidden = tuple(draw(st.lists(count, min_size=batch, max_size=batch)))
+    steps: list[Step] = []
+    skips = draw(rarely)
+    if skips:
+        steps.append(Save())
+    for _ in range(draw(st.integers(1, 3))):
+        for _ in range(draw(st.sampled_from([0, 0, 1, 2]))):
+            steps.append(draw(extras(two, len(steps))))
+        if steps and draw(rarely):
+            steps.append(Again(draw(st.integers(0, len(steps) - 1))))
+        steps += draw(blocks(padded, two))
+    for _ in range(draw(st.sampled_from([0, 1]))):
+        steps.append(draw(extras(two, len(steps))))
+    if skips:
+        steps.append(Join(draw(st.sampled_from(["cat", "add"]))))
+        steps += draw(blocks(padded, two))
+    return Program(
+        steps=tuple(steps),
+        batch=batch,
+        tokens=tokens,
+        heads=draw(st.integers(1, 3)),
+        head_dim=draw(st.sampled_from([4, 6, 8])),
+        layout=draw(mostly("BNC", ["NBC"], 2)),
+        other=draw(st.integers(4, 32) | st.just(tokens + prefix + suffix)) if two else 0,
+        embed=draw(mostly("linear", ["identity", "conv", "ids"], 1)),
+        prefix=prefix,
+        suffix=suffix,
+        positions=draw(st.sampled_from(["none", "before", "after"])),
+        hidden=hidden,
+        readout=draw(st.sampled_from(list(readouts.KINDS))),
+        form=draw(st.sampled_from(["single", "tuple", "dict", "nested"])),
+        seed=draw(st.integers(0, 9)),
+    )
+
+
+@st.composite
+def options(draw: st.DrawFn) -> Options:
+    """Options that ask for some merging."""
+    drawn: Options = {"min_tokens": 2}
+    if draw(mostly(True, [False], 3)):
+        drawn["ratio"] = draw(st.sampled_from([0.5, 0.6, 0.75, 0.9, 0.95]))
+    else:
+        drawn["r"] = draw(st.integers(1, 8))
+    drawn["algorithm"] = draw(st.sampled_from(["pitome", "pitome-elu", "pitome-text", "tome"]))
+    if draw(rarely):
+        drawn["metric"] = draw(st.sampled_from(["keys", "hidden"]))
+    if draw(rarely):
+        drawn["protect"] = draw(st.integers(0, 3))
+    if draw(rarely):
+        drawn["proportional"] = False
+    if draw(mostly(True, [False], 3)):
+        drawn["pays"] = True
+    return drawn
