@@ -153,6 +153,7 @@ def _look_at_masks(site: Site, masks: Masks) -> None:
     for mask in site.masks:
         masks.kind(mask.node, mask.use)
         masks.differs_between_queries(mask.node)
+        masks.is_learned(mask.node)
 
 
 def _padding(site: Site, masks: Masks, *, fused_heads: bool) -> Mask | None:

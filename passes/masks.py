@@ -109,6 +109,7 @@ class Masks:
     constants: frozenset[Node]
     dataflow: Dataflow = field(default_factory=Dataflow)
     _kinds: dict[tuple[Node, MaskUse], MaskKind] = field(default_factory=dict)
+    _learned: dict[Node, bool] = field(default_factory=dict)
 
     def kind(self, mask: Node, use: MaskUse = MaskUse.KEEPS) -> MaskKind:
         """What a mask (…, Q, K) does to the scores."""
@@ -200,6 +201,11 @@ class Masks:
 
     def is_learned(self, node: Node) -> bool:
         """Do its values come from parameters alone, perhaps picked by constant indices?"""
+        if node not in self._learned:
+            self._learned[node] = self._comes_from_parameters(node)
+        return self._learned[node]
+
+    def _comes_from_parameters(self, node: Node) -> bool:
         if node in self.parameters:
             return is_float(node) and _is_soft(self.parameters[node])
         if node.op != "call_function" or not is_float(node) or not self._is_constant(node):
