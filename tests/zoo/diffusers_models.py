@@ -140,7 +140,7 @@ ENTRIES = [
     entry(
         TRANSFORMERS,
         "FluxTransformer2DModel",
-        "1 of 4: joint attention; not profitable",
+        "2 of 4: joint attention",
         packed,
         **FLUX,
     ),

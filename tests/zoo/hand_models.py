@@ -250,7 +250,7 @@ SPLIT = "windowed, grid or channel attention"
 ENTRIES = [
     entry(BLOCKS, in_order),
     # The last merge would come after the last MLP: only the head is left to save on.
-    entry(BLOCKS, parallel, "2 of 3: not profitable"),
+    entry(BLOCKS, parallel, "3 of 3"),
     entry(BLOCKS, parallel_things, "4 of 4"),
     entry(BLOCKS, in_place),
     entry(BLOCKS, in_place_branches),
