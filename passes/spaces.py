@@ -1,8 +1,6 @@
-"""Token spaces: the merge states an axis goes through, and moving tensors between them.
+"""Token spaces: the merge states that an axis goes through.
 
 A space is a node in a tree. Its parent is the state it was merged from (None: the dense axis).
-Everything here acts on one axis of a tensor of any layout: the tensor is brought to rows
-(B, N, F), one ``torch.ops.pitome`` node does the work, and the layout is restored.
 """
 
 from __future__ import annotations

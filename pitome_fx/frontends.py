@@ -83,12 +83,12 @@ def export(
         )
     if args is None and not kwargs:
         raise TypeError("transform(module, args, kwargs) needs example inputs to trace a module")
-    with _spelled_out_layers():
+    with spelled_out_layers():
         return torch.export.export(program, tuple(args or ()), dict(kwargs or {}), strict=False)
 
 
 @contextmanager
-def _spelled_out_layers() -> Iterator[None]:
+def spelled_out_layers() -> Iterator[None]:
     """Trace nn.TransformerEncoderLayer op by op, not as its one fused inference op."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

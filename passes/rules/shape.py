@@ -38,13 +38,13 @@ def view(step: Step, x: TokenTensor, shape: Sequence[Size]) -> TokenTensor:
 @rule(aten.reshape_as, aten.view_as)
 def view_as(step: Step, x: TokenTensor, other: TokenTensor) -> TokenTensor:
     """The shape of the other tensor in the dense program, with token counts replaced."""
-    shape = step.value.shape
-    dims = refactor(step, x, shape)
-    if not x.merged:
-        dense = other.dense_shape if other.merged else shape
-        value = step.run(aten.reshape.default, x, dense) if other.merged else step(x, other)
-        return TokenTensor(value, dims)
-    sizes = [length(dim) if is_merged(dim) else n for dim, n in zip(dims, shape, strict=True)]
+    dims = refactor(step, x, step.value.shape)
+    if not (x.merged or other.merged):
+        return TokenTensor(step(x, other), dims)
+    sizes = [
+        length(dim) if is_merged(dim) else size
+        for dim, size in zip(dims, other.dense_shape, strict=True)
+    ]
     return TokenTensor(step.run(aten.reshape.default, x, sizes), dims)
 
 

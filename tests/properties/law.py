@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import Graph, GraphModule
 
+from pitome_fx.frontends import spelled_out_layers
 from pitome_fx.options import Options
 from pitome_fx.oracle import Simulator
 from pitome_fx.passes import pipeline, rewrite
@@ -111,17 +112,6 @@ def every_merge_pays(pays: bool) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def spelled_out() -> Iterator[None]:
-    """nn.MultiheadAttention op by op, as the front ends trace it."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
-
-
 def run(program: d.Program, options: d.Options) -> Trial:
     """The program, its rewrite and its simulation, on the same inputs.
 
@@ -136,7 +126,7 @@ def run_module(module: nn.Module, inputs: tuple[Tensor, ...], options: d.Options
     """As ``run``, of a module."""
     options = dict(options)
     flat = Flat(module, inputs)
-    with torch.no_grad(), spelled_out(), every_merge_pays(options.pop("pays", False)):
+    with torch.no_grad(), spelled_out_layers(), every_merge_pays(options.pop("pays", False)):
         outcome = pipeline.run(flat.captured(), Options.parse(options))
         dense = _with_writes(flat, flat)
         if outcome.rewritten is None:

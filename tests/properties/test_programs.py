@@ -21,6 +21,7 @@ from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
 import pitome_fx
 from pitome_fx import PitomeWarning, RefusedError
+from pitome_fx.frontends import spelled_out_layers
 from pitome_fx.groups import sizes
 from tests.properties import PROFILE, share
 from tests.properties.build import build
@@ -35,7 +36,7 @@ from tests.properties.description import (
     Save,
     Swap,
 )
-from tests.properties.law import LIMIT, Trial, check, run, run_module, spelled_out, worst_error
+from tests.properties.law import LIMIT, Trial, check, run, run_module, worst_error
 from tests.properties.mixing import ACROSS_BATCH
 from tests.properties.programs import aliens, options, programs
 from tests.properties.statistics import tell
@@ -105,7 +106,7 @@ def test_l_an_op_without_a_rule_changes_nothing(
 @given(programs())
 def test_b_ratio_one_is_dense(program: Program) -> None:
     module, inputs = build(program)
-    with torch.no_grad(), spelled_out():
+    with torch.no_grad(), spelled_out_layers():
         graph = pitome_fx.transform(module, clones(inputs), ratio=1.0)
         assert_equal(graph(*clones(inputs)), module(*clones(inputs)))
 
@@ -117,7 +118,7 @@ def test_c_and_j_the_front_end_keeps_the_form_and_refuses_twice(
 ) -> None:
     chosen = {key: value for key, value in chosen.items() if key != "pays"}
     module, inputs = build(program)
-    with torch.no_grad(), spelled_out(), warnings.catch_warnings():
+    with torch.no_grad(), spelled_out_layers(), warnings.catch_warnings():
         warnings.simplefilter("ignore", PitomeWarning)
         graph = pitome_fx.transform(module, clones(inputs), **chosen)
         (output, spec), (dense, wanted) = (
