@@ -54,7 +54,7 @@ mutants: env ## break the library on purpose, in every way of the table, and see
 	$(BIN)/python -m tests.mutants.run $(ARGS)
 
 fuzz: env ## run N random programs beside their simulation (N=1000 SEED=0); failures go to .cache/fuzz
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.properties.fuzz $(N) $(SEED)
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.properties.fuzz $(N) $(SEED) $(JOBS)
 
 wheel: env ## build a wheel into dist/
 	rm -rf build

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -130,7 +131,8 @@ class Tag(CustomGraphPass):
 
 def digest(options: Options) -> str:
     """Hash of what a compile depends on beside its graph: version, options, op sources."""
-    parts = [pitome_fx.__version__, torch.__version__, repr(options), _sources()]
+    ordered = replace(options, lowering_options=dict(sorted(options.lowering_options.items())))
+    parts = [pitome_fx.__version__, torch.__version__, repr(ordered), _sources()]
     parts.append(_body(inspect.unwrap(ALGORITHMS[options.algorithm].match)))
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 

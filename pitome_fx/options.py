@@ -70,6 +70,12 @@ class Options:
                 allowed = f"one of {', '.join(sorted(ALGORITHMS))}"
             if not valid(value):
                 raise OptionsError(f"{key}={value!r} is not allowed: expected {allowed}.")
+        # Equal options are written alike, so that they share a compile and its cache.
+        for key in ("ratio", "flops", "margin", "alpha"):
+            if getattr(self, key) is not None:
+                object.__setattr__(self, key, float(getattr(self, key)))
+        if self.schedule is not None:
+            object.__setattr__(self, "schedule", tuple(float(value) for value in self.schedule))
         given = [key for key in AMOUNTS if getattr(self, key) is not None]
         if len(given) > 1:
             listed = ", ".join(f"{key}={getattr(self, key)!r}" for key in given)

@@ -15,11 +15,9 @@ from pitome_fx.passes.masks import MaskKind
 from pitome_fx.passes.moves import logsumexp_keys, pick, project, spread
 from pitome_fx.passes.replay import Step
 from pitome_fx.passes.rule import Lift, rule
+from pitome_fx.passes.rules.normalise import is_blank
 
 aten = torch.ops.aten
-
-ABSORBED = 64
-"""A score is lost beside a mask whose unit in the last place is larger than this."""
 
 
 @rule(aten.scaled_dot_product_attention.default)
@@ -87,8 +85,11 @@ def _bias(
         return _group_mask(mask, scores, shown).to(q.data.dtype), None
     wide = torch.promote_types(q.data.dtype, torch.float32)
     merged, peak = _group_bias(mask, scores, wide)
-    blank = None if learned else peak.abs() * torch.finfo(wide).eps > ABSORBED
-    return (merged if shown is not None else merged - log_size).to(q.data.dtype), blank
+    blank = None if learned else is_blank(peak)
+    if shown is None:
+        # A mask that leaves nothing of a score leaves nothing of log(size) either.
+        merged = merged - (log_size if blank is None else torch.where(blank, 0, log_size))
+    return merged.to(q.data.dtype), blank
 
 
 def _is_on_dense_keys(mask: TokenTensor, scores: tuple[Dim, ...]) -> bool:

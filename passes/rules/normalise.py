@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pitome_fx.passes.align import keep_items_apart
 from pitome_fx.passes.axes import TokenTensor, is_merged
@@ -15,6 +16,17 @@ from pitome_fx.passes.rule import Lift, rule
 from pitome_fx.passes.rules.reduce import bind, over_tokens, weighted
 
 aten = torch.ops.aten
+
+ABSORBED = 64
+"""A score is lost beside a mask whose unit in the last place is larger than this."""
+
+
+def is_blank(highest: Tensor) -> Tensor:
+    """Is the highest score of a row so low that nothing is left of it, as under a full mask?
+
+    Such a row sees all tokens alike; what is added to it, log(size) among it, is lost as well.
+    """
+    return highest.abs() * torch.finfo(highest.dtype).eps > ABSORBED
 
 
 @rule(aten.softmax.int, aten._softmax.default)
@@ -29,11 +41,13 @@ def softmax(step: Step, x: TokenTensor, dim: int, *args: Any, **kwargs: Any) -> 
     value = TokenTensor(step(x, dim, *args, **kwargs), x.dims)
     if not over_tokens(x, over):
         return value
+    total = weighted(value, over, aten.mul.Tensor).data.sum(dim, keepdim=True)
+    shares = value.data / total
     if step.node in step.replay.unproportional:
         step.replay.unweighted.append(UnweightedEvent(step.node, x.dims[dim]))
-        return weighted(value, over, aten.div.Tensor)
-    total = weighted(value, over, aten.mul.Tensor).data.sum(dim, keepdim=True)
-    return TokenTensor(value.data / total, x.dims)
+        each = weighted(value, over, aten.div.Tensor).data
+        shares = torch.where(is_blank(x.data.amax(dim, keepdim=True)), shares, each)
+    return TokenTensor(shares, x.dims)
 
 
 @rule(aten.log_softmax.int, aten._log_softmax.default)

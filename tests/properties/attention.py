@@ -11,6 +11,9 @@ from torch.nn import functional as F
 from tests.properties import description as d
 from tests.properties.masks import Bias
 
+Padding = tuple[Tensor | None, Tensor | None]
+"""Which tokens are seen (B, T), and what is added to scores (B, 1, 1, T) if that was given."""
+
 Spelling = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 """(q (B, H, N, D), k and v (B, H, M, D), mask) → (B, H, N, D)."""
 
@@ -126,10 +129,10 @@ class Attention(nn.Module):
         if spec.qk_norm:
             self.q_norm, self.k_norm = (nn.LayerNorm(program.head_dim) for _ in range(2))
 
-    def forward(self, x: Tensor, other: Tensor, seen: Tensor | None, taps: list[Tensor]) -> Tensor:
-        """x and other in the program's layout; seen (B, T) of the first stream."""
+    def forward(self, x: Tensor, other: Tensor, padding: Padding, taps: list[Tensor]) -> Tensor:
+        """x and other in the program's layout; padding of the first stream."""
         source = other if self.cross else x
-        seen = seen if self.sees_padding else None
+        seen, additive = padding if self.sees_padding else (None, None)
         if self.spec.spelling == "mha":
             return self._mha(x, source, seen, taps)
         q = self._split(self.q(x))
@@ -138,8 +141,11 @@ class Attention(nn.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         if self.spec.rope != "none" and not self.cross:
             q, k = (rotated(y, self.front, self.spec.rope) for y in (q, k))
-        mask = self.bias(q, seen)
-        out = SPELLINGS[self.spec.spelling](q, k, v, mask)
+        mask = self.bias(q, seen, additive)
+        if self.bias.kind == "causal-flag" and self.spec.spelling == "sdpa":
+            out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        else:
+            out = SPELLINGS[self.spec.spelling](q, k, v, mask)
         out = out.permute(*((0, 2) if self.dim == 1 else (2, 0)), 1, 3)
         return self.proj(out.flatten(2))
 
@@ -150,9 +156,9 @@ class Attention(nn.Module):
 
     def _mha(self, x: Tensor, source: Tensor, seen: Tensor | None, taps: list[Tensor]) -> Tensor:
         kind = self.bias.kind
-        padding = None if seen is None or not self.bias.kind.startswith(("bool", "min")) else ~seen
+        padding = None if seen is None or not kind.startswith(("bool", "min", "given")) else ~seen
         mask = None
-        if kind in ("causal-tril", "causal-triu", "causal-buffer"):
+        if kind.startswith("causal"):
             tokens = x.shape[self.dim]
             mask = torch.ones(tokens, tokens, dtype=torch.bool).triu(1)
         elif kind == "learned":

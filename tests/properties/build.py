@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from tests.properties import description as d
+from tests.properties.attention import Padding
+from tests.properties.masks import LOWEST
 from tests.properties.steps import Again, Run, readout_of, step_of
 
 VOCABULARY = 11
@@ -55,8 +57,27 @@ def _inputs(program: d.Program) -> tuple[Tensor, ...]:
         seen = torch.ones(batch, program.total, dtype=torch.bool)
         for item, count in enumerate(program.hidden[:batch]):
             seen[item, max(program.total - count, 0) :] = False
-        inputs.append(seen)
+        inputs.append(given_padding(program.padding, seen))
     return tuple(inputs)
+
+
+def given_padding(padding: str, seen: Tensor) -> Tensor:
+    """A padding mask as the caller of a program gives it."""
+    if padding == "additive":
+        return torch.zeros(seen.shape, dtype=torch.float64).masked_fill(~seen, LOWEST)[
+            :, None, None
+        ]
+    kinds = {"bool": torch.bool, "int": torch.int64, "float": torch.float64}
+    return seen.to(kinds[padding])
+
+
+def read_padding(padding: str, given: Tensor) -> Padding:
+    """What a program makes of it."""
+    if padding == "additive":
+        return given[:, 0, 0] == 0, given
+    if padding == "float":
+        return given > 0.5, None
+    return (given if padding == "bool" else given != 0), None
 
 
 class Module(nn.Module):
@@ -103,7 +124,8 @@ class Module(nn.Module):
             streams.append(given.pop(0))
             if program.layout == "NBC":
                 streams[1] = streams[1].transpose(0, 1)
-        run = Run(streams, given[0] if given else None, targets)
+        padding = read_padding(program.padding, given[0]) if given else (None, None)
+        run = Run(streams, padding, targets)
         for step in self.steps:
             step(run)
         for x, readout in zip(run.streams, self.readouts, strict=True):

@@ -147,6 +147,7 @@ class Program(Short):
         prefix, suffix: learned tokens put before and behind the others.
         positions: learned positions, added before or after those.
         hidden: padded tokens at the end of each item; () for no padding mask among the inputs.
+        padding: what that mask is: (B, T) of what is seen, or (B, 1, 1, T) to be added to scores.
         readout: of every stream at the end, a key of ``readouts.KINDS``.
         form: how the outputs are returned.
         seed: of all weights and inputs.
@@ -164,6 +165,7 @@ class Program(Short):
     suffix: int = 0
     positions: Literal["none", "before", "after"] = "none"
     hidden: tuple[int, ...] = ()
+    padding: Literal["bool", "int", "float", "additive"] = "bool"
     readout: str = "tokens"
     form: Literal["single", "tuple", "dict", "nested"] = "single"
     seed: int = 0

@@ -1,26 +1,30 @@
-"""Runs many drawn programs beside their simulation; writes a runnable file for every failure.
+"""Tries many drawn programs; writes a runnable file for every failure, shrunk.
 
-python -m tests.properties.fuzz 1000 [seed]
+python -m tests.properties.fuzz 1000 [seed] [processes]
 """
 
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 import sys
 import time
 import traceback
+import warnings
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hypothesis import HealthCheck, given, seed, settings
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tests.properties.description import Options, Program
-from tests.properties.law import check
 from tests.properties.programs import options, programs
 from tests.properties.statistics import Shares
+from tests.properties.ways import WAYS, ways
 
 FOLDER = Path(".cache/fuzz")
-ROUND = 100
+ROUND = 25
 GOALS = {"merges": 0.6, "alien op": 0.3}
 REPRODUCER = '''\
 """{error}
@@ -29,77 +33,75 @@ Run in the root of the repository: PYTHONPATH=. python {path}
 """
 
 from tests.properties.description import *
-from tests.properties.law import check
+from tests.properties.ways import {way}
 
 program = {program!r}
 options = {options!r}
-print(check(program, options).report)
+print({way}(program, options).report)
 '''
 
 
-class Fuzzer:
-    """Draws programs in rounds; a failing round is shrunk, written down and left behind."""
+@dataclass
+class Round:
+    """Some programs tried one after another, and the simplest that failed."""
 
-    def __init__(self, progress: Progress, total: int) -> None:
-        self.progress = progress
-        self.task = progress.add_task("programs", total=total, failed=0)
-        self.shares = Shares()
-        self.failures: dict[Path, str] = {}
-        self.failing: tuple[Program, Options, Exception] | None = None
+    shares: Shares = field(default_factory=Shares)
+    failing: tuple[Program, Options, str] | None = None
+    error: str = ""
 
-    def round(self, examples: int, number: int) -> None:
-        """Draw some programs; of those that fail, keep the simplest."""
-        self.failing = None
-        start = self.shares.programs
-
-        @seed(number)
-        @settings(
-            max_examples=examples,
-            deadline=None,
-            database=None,
-            # A program is a large draw, takes a quarter of a second, and is to be shrunk anyway.
-            suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-        )
-        @given(programs(), options())
-        def draw(program: Program, chosen: Options) -> None:
-            self.one(program, chosen)
-
-        try:
-            draw()
-        except Exception as error:
-            if self.failing is None:
-                raise
-            self.write(*self.failing, error)
-        done = self.shares.programs - start
-        self.progress.advance(self.task, max(examples - done, 0))
-
-    def one(self, program: Program, chosen: Options) -> None:
+    def one(self, program: Program, chosen: Options, way: str) -> None:
         """One program; a failure is remembered, and Hypothesis told of it."""
         try:
-            trial = check(program, chosen)
+            trial = WAYS[way](program, chosen)
         except Exception as error:
-            self.failing = (program, chosen, error)
+            self.failing = (program, chosen, way)
+            self.error = "".join(traceback.format_exception_only(error)).strip()
             raise
         if self.failing is None:  # what is tried while shrinking says nothing of the generator
-            self.shares.add(program, trial)
-            self.progress.advance(self.task)
-
-    def write(self, program: Program, chosen: Options, error: Exception, _: Exception) -> None:
-        """A file that fails in the same way, by itself."""
-        first = str(error).splitlines()[0] if str(error) else ""
-        summary = f"{type(error).__name__}: {first}".replace('"""', "'''")
-        digest = hashlib.sha1(repr((program, chosen)).encode()).hexdigest()[:10]
-        path = FOLDER / f"failure_{digest}.py"
-        FOLDER.mkdir(parents=True, exist_ok=True)
-        path.write_text(
-            REPRODUCER.format(error=summary, path=path, program=program, options=chosen)
-        )
-        self.failures[path] = "".join(traceback.format_exception_only(error)).strip()
-        self.progress.update(self.task, failed=len(self.failures))
-        self.progress.console.print(f"[red]{path}[/]: {summary}")
+            self.shares.add(program, trial, way)
 
 
-def main(count: int, first: int) -> int:
+def play(number: int, examples: int) -> Round:
+    """Draw and try some programs; the same for the same number."""
+    found = Round()
+
+    @seed(number)
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        # A program is a large draw, takes a quarter of a second, and is to be shrunk anyway.
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
+    @given(programs(), options(), ways)
+    def draw(program: Program, chosen: Options, way: str) -> None:
+        found.one(program, chosen, way)
+
+    warnings.simplefilter("ignore")
+    try:
+        draw()
+    except Exception:
+        if found.failing is None:
+            raise
+    return found
+
+
+def write(found: Round) -> Path:
+    """A file that fails as the round did, by itself."""
+    assert found.failing is not None
+    program, chosen, way = found.failing
+    first = found.error.splitlines()[0] if found.error else ""
+    digest = hashlib.sha1(repr(found.failing).encode()).hexdigest()[:10]
+    path = FOLDER / f"failure_{digest}.py"
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    summary = first.replace('"""', "'''").replace("\\", "/")
+    path.write_text(
+        REPRODUCER.format(error=summary, path=path, program=program, options=chosen, way=way)
+    )
+    return path
+
+
+def main(count: int, first: int, processes: int) -> int:
     """Fuzz with ``count`` programs; 0 if none failed and the shares are what they should be."""
     columns = (
         TextColumn("{task.description}"),
@@ -108,19 +110,32 @@ def main(count: int, first: int) -> int:
         TextColumn("{task.fields[failed]} failed"),
         TimeRemainingColumn(),
     )
-    start = time.perf_counter()
-    with Progress(*columns) as progress:
-        fuzzer = Fuzzer(progress, count)
-        for i in range(0, count, ROUND):
-            fuzzer.round(min(ROUND, count - i), first + i // ROUND)
-    seconds = (time.perf_counter() - start) / count
-    print(fuzzer.shares)
-    print(f"{seconds:.2f} s per program; {len(fuzzer.failures)} failures")
-    short = [name for name, goal in GOALS.items() if fuzzer.shares.share(name) < goal]
+    start, total, failures = time.perf_counter(), Shares(), set[Path]()
+    spawn = multiprocessing.get_context("spawn")
+    # A fresh process now and then: Dynamo and Inductor keep what they compiled.
+    pool = ProcessPoolExecutor(processes, mp_context=spawn, max_tasks_per_child=20)
+    with Progress(*columns) as progress, pool:
+        task = progress.add_task("programs", total=count, failed=0)
+        sizes = [min(ROUND, count - i) for i in range(0, count, ROUND)]
+        rounds = {pool.submit(play, first + i, size): size for i, size in enumerate(sizes)}
+        for done in as_completed(rounds):
+            found = done.result()
+            total += found.shares
+            if found.failing is not None:
+                path = write(found)
+                failures.add(path)
+                progress.console.print(f"[red]{path}[/]: {found.error}")
+            progress.update(task, advance=rounds[done], failed=len(failures))
+            if not progress.console.is_terminal and total.programs % 500 < ROUND:
+                print(f"{total.programs} programs, {len(failures)} failed", flush=True)
+    print(total)
+    print(f"{time.perf_counter() - start:.0f} s; {len(failures)} programs fail")
+    short = [name for name, goal in GOALS.items() if total.share(name) < goal]
     for name in short:
-        print(f"too few programs: {name} {fuzzer.shares.share(name):.0%} < {GOALS[name]:.0%}")
-    return bool(fuzzer.failures or short)
+        print(f"too few programs: {name} {total.share(name):.0%} < {GOALS[name]:.0%}")
+    return bool(failures or short)
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0))
+    given_numbers = [int(text) for text in sys.argv[1:]]
+    sys.exit(main(*(given_numbers + [1000, 0, 2][len(given_numbers) :])))

@@ -34,8 +34,10 @@ class Bias(nn.Module):
             slopes = 0.5 ** torch.arange(1, heads + 1)
             self.register_buffer("slopes", -slopes[:, None, None] * distance.abs())
 
-    def forward(self, q: Tensor, seen: Tensor | None) -> Made:
-        """q (B, H, N, D); seen (B, M) bool or None."""
+    def forward(self, q: Tensor, seen: Tensor | None, additive: Tensor | None) -> Made:
+        """q (B, H, N, D); seen (B, M) bool or None; additive (B, 1, 1, M), if that was given."""
+        if self.kind == "given" and additive is not None:
+            return additive
         return MASKS[self.kind](self, q, seen)
 
 
@@ -84,6 +86,7 @@ MASKS: dict[str, Callable[..., Made]] = {
     "bool-expanded": _padding(lambda self, q, seen: _row(seen).expand(-1, -1, seen.shape[1], -1)),
     "min": _padding(lambda self, q, seen: _additive(seen, LOWEST, q)),
     "min-product": _padding(lambda self, q, seen: _hugging_face(seen, q)),
+    "given": _padding(lambda self, q, seen: _additive(seen, LOWEST, q)),
     "inf": _padding(lambda self, q, seen: _additive(seen, -torch.inf, q)),
     "square": _padding(lambda self, q, seen: _square(seen)),
     "learned": lambda self, q, seen: self.bias,
@@ -93,10 +96,11 @@ MASKS: dict[str, Callable[..., Made]] = {
     "causal-tril": _tril,
     "causal-triu": _triu,
     "causal-buffer": lambda self, q, seen: self.causal,
+    "causal-flag": _tril,
 }
 """(module, q, seen (B, M) or None) → a mask that broadcasts to (B, H, N, M), or None."""
 
-OF_PADDING = ("bool", "bool-expanded", "min", "min-product", "inf", "learned-padding")
-CAUSAL = ("causal-tril", "causal-triu", "causal-buffer", "square")
+OF_PADDING = ("bool", "bool-expanded", "min", "min-product", "given", "inf", "learned-padding")
+CAUSAL = ("causal-tril", "causal-triu", "causal-buffer", "causal-flag")
 FREE = ("learned", "learned", "table", "alibi")
 """Biases on positions."""

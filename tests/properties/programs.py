@@ -50,8 +50,8 @@ UNDERSTOOD = [name for name in SPELLINGS if name not in ("talking", "linear")]
 def masks(padded: bool) -> st.SearchStrategy[str]:
     """A kind of mask; in a program with padding mostly one of padding."""
     if padded:
-        return st.sampled_from([*OF_PADDING, *OF_PADDING, "none", "learned", "causal-triu"])
-    return mostly("none", [*FREE, *FREE, *CAUSAL[:3]], 2)
+        return st.sampled_from([*OF_PADDING, *OF_PADDING, "none", "learned", "square"])
+    return mostly("none", [*FREE, *FREE, *CAUSAL], 2)
 
 
 @st.composite
@@ -130,7 +130,9 @@ def programs(draw: st.DrawFn) -> Program:
     padded = draw(mostly(False, [True], 2))
     prefix = draw(mostly(0, [1, 2], 1))
     suffix = draw(mostly(0, [1, 2], 2))
-    tokens = draw(st.integers(4, 32) | st.integers(1, 64))
+    tokens = draw(
+        st.integers(4, 32) | st.integers(1, 64) | st.integers(4, 32) | st.integers(1, 200)
+    )
     hidden = ()
     if padded:
         # Some items are padding and nothing else: rows of attention that see no key.
@@ -164,6 +166,7 @@ def programs(draw: st.DrawFn) -> Program:
         suffix=suffix,
         positions=draw(st.sampled_from(["none", "before", "after"])),
         hidden=hidden,
+        padding=draw(mostly("bool", ["int", "float", "additive"], 1)) if padded else "bool",
         readout=draw(st.sampled_from(list(readouts.KINDS))),
         form=draw(st.sampled_from(["single", "tuple", "dict", "nested"])),
         seed=draw(st.integers(0, 9)),

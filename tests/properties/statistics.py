@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from hypothesis import event
 
 from tests.properties import description as d
-from tests.properties.law import Trial
 from tests.properties.mixing import ALIEN
+from tests.properties.trial import Trial
 
 
 def traits(program: d.Program, trial: Trial) -> list[str]:
@@ -51,13 +51,19 @@ class Shares:
     traits: Counter[str] = field(default_factory=Counter)
     refusals: Counter[str] = field(default_factory=Counter)
 
-    def add(self, program: d.Program, trial: Trial) -> None:
-        """Count one program."""
+    def add(self, program: d.Program, trial: Trial, way: str) -> None:
+        """Count one program, tried in some way."""
         self.programs += 1
-        self.traits.update(traits(program, trial))
+        self.traits.update([*traits(program, trial), f"tried: {way}"])
         if not trial.merges:
             reasons = {str(block.reason).split(":")[0] for block in trial.report.blocks}
             self.refusals.update(reasons or {"no attention"})
+
+    def __iadd__(self, other: Shares) -> Shares:
+        self.programs += other.programs
+        self.traits.update(other.traits)
+        self.refusals.update(other.refusals)
+        return self
 
     def share(self, trait: str) -> float:
         """The share of programs that have a trait."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.properties import description as d
-from tests.properties.attention import Attention
+from tests.properties.attention import Attention, Padding
 from tests.properties.layers import NORMS, Mlp
 from tests.properties.mixing import Mix
 from tests.properties.readouts import Readout
@@ -18,9 +18,10 @@ from tests.properties.writes import Write
 class Run:
     """The state of a running program: its streams, what was saved of each, and its outputs."""
 
-    def __init__(self, streams: list[Tensor], seen: Tensor | None, targets: Tensor) -> None:
+    def __init__(self, streams: list[Tensor], padding: Padding, targets: Tensor) -> None:
         self.streams = streams
-        self.seen = seen
+        self.padding = padding
+        self.seen = padding[0]
         self.targets = targets
         self.saved: list[list[Tensor]] = [[], []]
         self.outputs: list[Tensor] = []
@@ -53,7 +54,7 @@ def _run_branch(f: nn.Module, x: Tensor, run: Run, stream: int) -> Tensor:
     if not isinstance(f, Attention):
         return f(x)
     other = run.streams[1 - stream] if len(run.streams) > 1 else x
-    return f(x, other, run.seen, run.outputs)
+    return f(x, other, run.padding, run.outputs)
 
 
 class Residual(Step):

@@ -150,20 +150,6 @@ def _with_writes(f: Any, flat: Flat) -> tuple[Tensor, ...]:
     return (*f(*values), *values[len(flat.state) :])
 
 
-def check(program: d.Program, options: d.Options) -> Trial:
-    """Laws (a) and (c): rewritten = simulated, in the form of the dense outputs.
-
-    Raises:
-        AssertionError: a law is broken.
-    """
-    trial = run(program, options)
-    form, dense = ([(x.shape, x.dtype) for x in xs] for xs in (trial.output, trial.dense))
-    assert form == dense, f"shapes or dtypes changed: {form} instead of {dense}"
-    error = worst_error(trial.output, trial.simulated)
-    assert error <= LIMIT, f"rewritten is not simulated: {error:.1e} > {LIMIT:.0e}"
-    return trial
-
-
 def worst_error(actual: tuple[Tensor, ...], wanted: tuple[Tensor, ...]) -> float:
     """The relative error, infinite where only one is NaN or infinite, or infinities differ."""
     for a, b in zip(actual, wanted, strict=True):

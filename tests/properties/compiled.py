@@ -1,0 +1,41 @@
+"""A program through torch.compile: Dynamo's graph of it, lowered, beside its trial."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+import torch._dynamo
+import torch.utils._pytree as pytree
+from torch import Tensor
+
+from pitome_fx import PitomeWarning
+from tests.properties.build import build
+from tests.properties.description import Options, Program
+from tests.properties.trial import LIMIT, Trial, every_merge_pays, run, worst_error
+
+
+def as_traced(program: Program, options: Options, lowering: str) -> Trial:
+    """What torch.compile makes of the program computes what the trial of the traced one did.
+
+    Args:
+        lowering: ``"eager"`` for Dynamo alone, ``"inductor"`` to compile the merged graph too.
+
+    Raises:
+        AssertionError: a law is broken.
+        PitomeWarning: the pass or the lowering failed, so that the model would run dense.
+    """
+    trial = run(program, options)
+    torch._dynamo.reset()
+    module, inputs = build(program)
+    options = {**options, "lowering": lowering}
+    pays = options.pop("pays", False)
+    compiled = torch.compile(module, backend="pitome", options=options)
+    with torch.no_grad(), every_merge_pays(pays), warnings.catch_warnings():
+        warnings.simplefilter("ignore", PitomeWarning)
+        warnings.filterwarnings("error", ".* failed with ", PitomeWarning)
+        output = compiled(*inputs)
+    leaves = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
+    error = worst_error((*leaves, *inputs), trial.output)
+    assert error <= LIMIT, f"compiled ({lowering}) is not traced: {error:.1e} > {LIMIT:.0e}"
+    return trial

@@ -1,0 +1,60 @@
+"""Programs that the library once got wrong, or refused with an error of its own."""
+
+from __future__ import annotations
+
+from tests.properties.description import (
+    Attention,
+    Mix,
+    Mlp,
+    Options,
+    Parallel,
+    Program,
+    Residual,
+    Save,
+    Swap,
+)
+
+BLOCK = (Residual(Attention()), Residual(Mlp()))
+
+FOUND: list[tuple[Program, Options]] = [
+    (Program((*BLOCK, Residual(Mix("einsum")))), {"ratio": 0.5, "pays": True}),
+    (
+        Program(
+            (Residual(Attention("where", mask="learned-padding")), Residual(Mlp())),
+            batch=4,
+            tokens=29,
+            hidden=(2, 2, 2, 2),
+        ),
+        {"min_tokens": 2, "r": 2, "pays": True},
+    ),
+    (
+        Program((Parallel(Attention(), Mlp()),), batch=3, tokens=32, readout="softmax-pool"),
+        {"ratio": 0.5, "proportional": False, "pays": True},
+    ),
+    (Program((Residual(Mix("chunks")), *BLOCK), tokens=1), {"min_tokens": 2, "ratio": 0.5}),
+    (
+        Program(
+            (Residual(Attention(mask="learned-padding")), Residual(Mlp())) * 2,
+            batch=2,
+            tokens=6,
+            positions="after",
+            hidden=(2, 6),
+        ),
+        {"min_tokens": 2, "r": 1, "algorithm": "tome", "pays": True},
+    ),
+    # All of an item is padding, and groups count as one token each.
+    *(
+        (
+            Program(
+                (*BLOCK, Residual(Attention(spelling, mask="min")), Residual(Mlp())),
+                batch=2,
+                tokens=26,
+                hidden=(26, 15),
+            ),
+            {"ratio": 0.9, "algorithm": "tome", "proportional": False, "pays": True},
+        )
+        for spelling in ("sdpa", "einsum")
+    ),
+    # A block whose results nobody reads.
+    (Program((Save(), *BLOCK, Swap(), *BLOCK)), {"min_tokens": 2, "ratio": 0.75, "pays": True}),
+]

@@ -1,0 +1,76 @@
+"""Law (f): gradients of the rewritten program are those of its simulation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pitome_fx.oracle import Simulator
+from tests.properties.trial import LIMIT, Flat, Trial
+
+Run = Callable[..., tuple[Tensor, ...]]
+
+
+def same(trial: Trial) -> None:
+    """Relative to the largest gradient of all: what the softmax does not see has only rounding."""
+    if trial.outcome.rewritten is None:
+        return
+    found = gradients(rewritten(trial), trial.flat)
+    wanted = gradients(simulated(trial), trial.flat)
+    assert found.keys() == wanted.keys()
+    scale = max((_largest(x) for x in wanted.values()), default=1.0)
+    for name in wanted:
+        finite = torch.equal(found[name].isfinite(), wanted[name].isfinite())
+        assert finite, f"not finite: gradient of {name}"
+        error = _largest(found[name] - wanted[name]) / scale
+        assert error <= LIMIT, f"gradient of {name}: {error:.1e} > {LIMIT:.0e}"
+
+
+def rewritten(trial: Trial) -> Run:
+    """The rewritten graph as a function of parameters, buffers and inputs."""
+    assert trial.outcome.rewritten is not None
+    return trial.outcome.rewritten.graph
+
+
+def simulated(trial: Trial) -> Run:
+    """Its simulation, with the merges that the trial took."""
+    return Simulator(trial.outcome, trial.assignments).run
+
+
+def gradients(run: Run, flat: Flat) -> dict[str, Tensor]:
+    """Of a loss that weighs every output value differently: by parameter, and by input."""
+    leaves = {name: x.detach().clone() for name, x in flat.state.items()}
+    leaves |= {f"input {i}": x.clone() for i, x in enumerate(flat.inputs)}
+    buffers = dict(flat.module.named_buffers())
+    for name, x in leaves.items():
+        x.requires_grad_(x.is_floating_point() and name not in buffers)
+    # A program may write to its inputs, which a leaf forbids.
+    outputs = run(*(x.clone() for x in leaves.values()))
+    loss = weighed(outputs)
+    wanted = {name: x for name, x in leaves.items() if x.requires_grad}
+    if loss is None:
+        return {}
+    found = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
+    return {
+        name: torch.zeros_like(x) if grad is None else grad
+        for (name, x), grad in zip(wanted.items(), found, strict=True)
+    }
+
+
+def weighed(outputs: tuple[Any, ...]) -> Tensor | None:
+    """A sum of all output values, each with a weight of its own; None if nothing depends on x."""
+    generator = torch.Generator().manual_seed(0)
+    terms = [
+        (x * torch.randn(x.shape, generator=generator, dtype=torch.float64)).sum()
+        for x in outputs
+        if isinstance(x, Tensor) and x.requires_grad
+    ]
+    return torch.stack(terms).sum() if terms else None
+
+
+def _largest(x: Tensor) -> float:
+    """Of the finite values, which may be none."""
+    return float(torch.where(x.isfinite(), x, 0).abs().max()) if x.numel() else 0.0

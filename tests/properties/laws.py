@@ -1,0 +1,155 @@
+"""What must hold of every trial; named by its letter in the list of laws (see test_programs)."""
+
+from __future__ import annotations
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor
+from torch.fx import GraphModule, Node
+from torch.fx.passes.fake_tensor_prop import FakeTensorProp
+
+from pitome_fx.groups import sizes
+from tests.properties.build import read_padding
+from tests.properties.description import Options, Program
+from tests.properties.mixing import ACROSS_BATCH
+from tests.properties.trial import LIMIT, Trial, run, run_module, worst_error
+
+
+def simulated(trial: Trial) -> None:
+    """(a) rewritten = simulated, and (c) in the form of the dense outputs."""
+    form, dense = ([(x.shape, x.dtype) for x in xs] for xs in (trial.output, trial.dense))
+    assert form == dense, f"shapes or dtypes changed: {form} instead of {dense}"
+    error = worst_error(trial.output, trial.simulated)
+    assert error <= LIMIT, f"rewritten is not simulated: {error:.1e} > {LIMIT:.0e}"
+
+
+def partitioned(trial: Trial) -> None:
+    """(d) groups are a partition of the tokens; protected ones stay alone and in place."""
+    if trial.outcome.rewritten is None:
+        return
+    merges = trial.outcome.rewritten.merges
+    assert len(trial.assignments) == len(merges)
+    for groups, merged in zip(trial.assignments, merges, strict=True):
+        space, tokens = merged.space, groups.shape[1]
+        assert space.count == merged.after < merged.before
+        for row in groups:
+            counts = row.bincount(minlength=int(space.count))
+            assert len(counts) == space.count
+            assert counts.sum() == tokens
+            assert (counts > 0).all()
+        total = sizes(groups)
+        assert (total[:, : space.front] == 1).all()
+        assert (total[:, tokens - space.back :] == 1).all()
+        place = torch.arange(tokens)
+        assert (groups[:, : space.front] == place[: space.front]).all()
+        last = place[tokens - space.back :] - tokens + int(space.count)
+        assert (groups[:, tokens - space.back :] == last).all()
+
+
+def padding_apart(trial: Trial, program: Program) -> bool:
+    """(d) padding and real tokens never share a group; was there anything to tell apart?"""
+    if trial.outcome.rewritten is None or not program.hidden:
+        return False
+    seen, _ = read_padding(program.padding, trial.flat.inputs[-1])
+    assert seen is not None
+    found = False
+    for groups, merged in zip(trial.assignments, trial.outcome.rewritten.merges, strict=True):
+        if not merged.has_padding or groups.shape != seen.shape:
+            continue
+        found = True
+        for row, real in zip(groups, seen, strict=True):
+            assert not set(row[real].tolist()) & set(row[~real].tolist())
+    return found
+
+
+def sound(trial: Trial) -> None:
+    """(i) the graph is well-formed, and its metadata those of a fresh propagation."""
+    outcome = trial.outcome
+    if outcome.rewritten is None:
+        return
+    graph = outcome.rewritten.graph
+    graph.graph.lint()
+    before = metadata(graph)
+    with torch.no_grad():
+        FakeTensorProp(graph, outcome.program.fake_mode).propagate_dont_convert_inputs(
+            *outcome.program.inputs
+        )
+    after = metadata(graph)
+    wrong = [node for node in before if before[node] != after[node]]
+    assert not wrong, f"stale metadata: {[(n, before[n], after[n]) for n in wrong[:3]]}"
+
+
+def metadata(graph: GraphModule) -> dict[Node, list[object]]:
+    """Shape, dtype and device of every tensor that a node yields."""
+    return {
+        node: [(x.shape, x.dtype, x.device) for x in tensors(node.meta.get("val"))]
+        for node in graph.graph.nodes
+        if node.op == "call_function"
+    }
+
+
+def reasoned(trial: Trial) -> None:
+    """(m) every refusal, lift and projection says why."""
+    for block in trial.report.blocks:
+        assert block.merged == (block.reason is None)
+        assert block.merged or len(str(block.reason)) > 10
+        assert block.merged == (block.tokens_after < block.tokens_before)
+    for place in (*trial.report.lifts, *trial.report.projections):
+        assert place.why
+
+
+def one_by_one(program: Program, options: Options) -> tuple[Trial, str]:
+    """(g) a batch is its items one by one; with what was found out instead, "" for the law."""
+    trial = run(program, options)
+    if program.batch == 1 or mixes_batch(program):
+        return trial, "the program itself mixes the items"
+    for i in range(program.batch):
+        inputs = tuple(x[i : i + 1] for x in trial.flat.inputs)
+        alone = run_module(trial.flat.module, inputs, options)
+        # A batch of one has fewer axes to tell apart: what merges there may be more, not other.
+        if alone.merges != trial.merges:
+            return trial, "other blocks merge in a batch of one"
+        if decisions(alone, 0) != decisions(trial, i):
+            assert has_ties(trial), "the items of a batch merge unlike one by one, without a tie"
+            return trial, "tied tokens"
+        whole = tuple(item_of(x, y, i) for x, y in zip(trial.output, alone.output, strict=True))
+        assert worst_error(whole, alone.output) <= LIMIT
+    return trial, ""
+
+
+def decisions(trial: Trial, item: int) -> list[list[int]]:
+    """The groups of one item after every merge."""
+    return [groups[item].tolist() for groups in trial.assignments]
+
+
+def item_of(whole: Tensor, alone: Tensor, item: int) -> Tensor:
+    """One item of an output or of an input, whichever dimension the batch is."""
+    if whole.shape == alone.shape:
+        return whole
+    places = [d for d, (a, b) in enumerate(zip(whole.shape, alone.shape, strict=True)) if a != b]
+    return whole.narrow(places[0], item, 1)
+
+
+def has_ties(trial: Trial) -> bool:
+    """Were tokens merged that an earlier unmerge, or padding, had made equal?"""
+    rewritten = trial.outcome.rewritten
+    assert rewritten is not None
+    lifted = any(event.node.op != "output" for event in rewritten.lifts)
+    return lifted or any(merged.has_padding for merged in rewritten.merges) or is_undefined(trial)
+
+
+def is_undefined(trial: Trial) -> bool:
+    """Is anything NaN, which has no order?"""
+    return any(x.is_floating_point() and bool(x.isnan().any()) for x in trial.dense)
+
+
+def mixes_batch(program: Program) -> bool:
+    """Does an output of some item depend on another item?"""
+    taps = [getattr(step, "readout", "") for step in program.steps]
+    summed = {"mean-loss", "everything"} & {program.readout, *taps}
+    return bool(summed) or bool(ACROSS_BATCH.keys() & set(program.mixers()))
+
+
+def tensors(value: object) -> list[Tensor]:
+    """All tensors of a value, in order."""
+    return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]

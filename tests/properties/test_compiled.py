@@ -1,0 +1,98 @@
+"""Drawn programs through torch.compile, and law (k): what a compile is known by."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch._dynamo.utils import counters
+
+from pitome_fx import ALGORITHMS
+from pitome_fx import Options as Parsed
+from pitome_fx.backends.lowering import digest
+from tests.properties import share
+from tests.properties.build import build
+from tests.properties.compiled import as_traced
+from tests.properties.description import Options, Program
+from tests.properties.found import BLOCK
+from tests.properties.programs import options, programs
+
+RATIOS = st.sampled_from([0.5, 0.75, 1, 1.0])
+
+ANY: dict[str, st.SearchStrategy[Any]] = {
+    "ratio": RATIOS,
+    "r": st.integers(0, 3),
+    "flops": RATIOS,
+    "schedule": st.lists(RATIOS, min_size=1, max_size=3),
+    "algorithm": st.sampled_from(sorted(ALGORITHMS)),
+    "margin": st.sampled_from([0, 0.0, 0.5]),
+    "alpha": st.sampled_from([1, 1.0, 2]),
+    "metric": st.sampled_from(["keys", "hidden"]),
+    "protect": st.sampled_from(["auto", 0, 1]),
+    "proportional": st.booleans(),
+    "blocks": st.lists(st.integers(0, 2), max_size=2),
+    "min_tokens": st.integers(2, 3),
+    "lowering": st.sampled_from(["eager", "inductor"]),
+    "lowering_options": st.dictionaries(st.sampled_from("ab"), st.integers(0, 1)),
+    "strict": st.booleans(),
+}
+"""For every option a few values, some of them equal though written differently."""
+
+
+@st.composite
+def any_options(draw: st.DrawFn) -> Parsed:
+    """Valid options of any kind."""
+    keys = draw(st.lists(st.sampled_from(sorted(ANY)), unique=True, max_size=4))
+    amounts = [key for key in keys if key in ("ratio", "r", "flops", "schedule")]
+    drawn = {key: draw(ANY[key]) for key in keys if key not in amounts[1:]}
+    return Parsed.parse(drawn)
+
+
+@share(20)
+@given(any_options(), any_options())
+def test_k_digests_are_equal_where_options_are(first: Parsed, second: Parsed) -> None:
+    assert (digest(first) == digest(second)) is (first == second)
+
+
+@share(5)
+@given(st.data())
+def test_k_every_option_counts(data: st.DataObject) -> None:
+    key = data.draw(st.sampled_from(sorted(ANY)))
+    one, other = Parsed.parse({key: data.draw(ANY[key])}), Parsed.parse({key: data.draw(ANY[key])})
+    assert (digest(one) == digest(other)) is (one == other)
+
+
+def test_k_any_option_is_drawn() -> None:
+    assert ANY.keys() == vars(Parsed()).keys()
+
+
+@share(0.2)
+@given(options())
+def test_k_equal_options_hit_the_same_compile(chosen: Options) -> None:
+    torch._dynamo.reset()
+    module, inputs = build(Program((*BLOCK, *BLOCK), tokens=24))
+    chosen = {**{key: value for key, value in chosen.items() if key != "pays"}, "lowering": "eager"}
+    before = counters["stats"]["unique_graphs"]
+    for _ in range(2):
+        with torch.no_grad():
+            torch.compile(module, backend="pitome", options=dict(chosen))(*inputs)
+        assert counters["stats"]["unique_graphs"] == before + 1
+    with torch.no_grad():
+        torch.compile(module, backend="pitome", options={**chosen, "min_tokens": 3})(*inputs)
+    assert counters["stats"]["unique_graphs"] == before + 2
+
+
+@share(0.3)
+@given(programs(), options())
+def test_dynamo_finds_what_a_trace_finds(program: Program, chosen: Options) -> None:
+    as_traced(program, chosen, "eager")
+
+
+@pytest.mark.slow
+@share(0.1)
+@given(programs(), options())
+def test_inductor_computes_what_a_trace_computes(program: Program, chosen: Options) -> None:
+    as_traced(program, chosen, "inductor")
