@@ -52,8 +52,8 @@ WAYS: dict[str, Way] = {
     way.__name__: way for way in (traced, trained, one_by_one, dynamo, inductor)
 }
 
-SHARES = {"traced": 160, "trained": 20, "one_by_one": 12, "dynamo": 6, "inductor": 2}
-"""Of 200 programs, how many are tried in each way."""
+SHARES = {"traced": 320, "trained": 40, "one_by_one": 24, "dynamo": 14, "inductor": 2}
+"""Of 400 programs, how many are tried in each way."""
 
 ways = st.sampled_from([name for name, share in SHARES.items() for _ in range(share)])
 """The name of a way."""
