@@ -17,7 +17,7 @@ class Mutant:
     file: str
     old: str
     new: str
-    tests: str = "tests/test_rules.py"
+    tests: str = "tests/properties/test_rules.py"
 
 
 OPS, ORACLE, MASKS = "tests/test_ops.py", "tests/test_oracle_models.py", "tests/test_masks.py"
@@ -63,9 +63,9 @@ MUTANTS = [
     ),
     Mutant(
         "rows of the lowest float see scores",
-        "passes/rules/attention.py",
-        "peak.abs() * torch.finfo(wide).eps > ABSORBED",
-        "peak.abs() < 0",
+        "passes/rules/normalise.py",
+        "highest.abs() * torch.finfo(highest.dtype).eps > ABSORBED",
+        "highest.abs() < 0",
         PADDING,
     ),
     Mutant(
