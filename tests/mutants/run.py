@@ -57,7 +57,12 @@ def first_failure(repo: Path, tests: str) -> str:
     # Would fail on any mutant: it looks for the text that the mutant replaced.
     command.append("--ignore=tests/test_mutants.py")
     # The copy must be imported and not the installed tree.
-    environment = {**os.environ, "PYTHONPATH": str(repo), "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(repo),
+        "OMP_NUM_THREADS": "1",
+        "FUZZ_PROFILE": "mutants",
+    }
     done = subprocess.run(command, cwd=repo, env=environment, capture_output=True, text=True)
     if done.returncode == 0:
         return ""

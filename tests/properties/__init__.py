@@ -1,12 +1,12 @@
 """Random transformer programs against the oracle.
 
 The profile is chosen by FUZZ_PROFILE: ``ci`` (the default; the same programs every time), ``dev``
-(few, and new ones every time) or ``nightly`` (many).
+(few, and new ones every time), ``nightly`` (many) or ``mutants`` (as ci, failures not shrunk).
 """
 
 import os
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 # Tracing and running a program takes a quarter of a second, the first one more. A program is a
 # large draw, and some of them take Hypothesis's whole buffer.
@@ -18,6 +18,9 @@ _COMMON = settings(
 
 settings.register_profile("dev", _COMMON, max_examples=10)
 settings.register_profile("ci", _COMMON, max_examples=20, derandomize=True, database=None)
+settings.register_profile(
+    "mutants", settings.get_profile("ci"), phases=[Phase.explicit, Phase.generate]
+)
 settings.register_profile("nightly", _COMMON, max_examples=1000)
 
 PROFILE = settings.get_profile(os.environ.get("FUZZ_PROFILE", "ci"))

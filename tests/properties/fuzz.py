@@ -21,11 +21,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tests.properties.description import Options, Program
 from tests.properties.programs import options, programs
 from tests.properties.statistics import Shares
-from tests.properties.ways import WAYS, ways
+from tests.properties.ways import WAYS, rounds
 
 FOLDER = Path(".cache/fuzz")
-ROUND = 25
 GOALS = {"merges": 0.6, "alien op": 0.3}
+"""Shares of the programs, asked of runs that are long enough to tell."""
+
+ENOUGH = 400
 REPRODUCER = '''\
 """{error}
 
@@ -43,27 +45,28 @@ print({way}(program, options).report)
 
 @dataclass
 class Round:
-    """Some programs tried one after another, and the simplest that failed."""
+    """Programs tried in one way, and the simplest of them that failed."""
 
+    way: str
     shares: Shares = field(default_factory=Shares)
-    failing: tuple[Program, Options, str] | None = None
+    failing: tuple[Program, Options] | None = None
     error: str = ""
 
-    def one(self, program: Program, chosen: Options, way: str) -> None:
+    def one(self, program: Program, chosen: Options) -> None:
         """One program; a failure is remembered, and Hypothesis told of it."""
         try:
-            trial = WAYS[way](program, chosen)
+            trial = WAYS[self.way](program, chosen)
         except Exception as error:
-            self.failing = (program, chosen, way)
+            self.failing = (program, chosen)
             self.error = "".join(traceback.format_exception_only(error)).strip()
             raise
         if self.failing is None:  # what is tried while shrinking says nothing of the generator
-            self.shares.add(program, trial, way)
+            self.shares.add(program, trial, self.way)
 
 
-def play(number: int, examples: int) -> Round:
+def play(number: int, way: str, examples: int) -> Round:
     """Draw and try some programs; the same for the same number."""
-    found = Round()
+    found = Round(way)
 
     @seed(number)
     @settings(
@@ -73,9 +76,9 @@ def play(number: int, examples: int) -> Round:
         # A program is a large draw, takes a quarter of a second, and is to be shrunk anyway.
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     )
-    @given(programs(), options(), ways)
-    def draw(program: Program, chosen: Options, way: str) -> None:
-        found.one(program, chosen, way)
+    @given(programs(), options())
+    def draw(program: Program, chosen: Options) -> None:
+        found.one(program, chosen)
 
     warnings.simplefilter("ignore")
     try:
@@ -89,14 +92,14 @@ def play(number: int, examples: int) -> Round:
 def write(found: Round) -> Path:
     """A file that fails as the round did, by itself."""
     assert found.failing is not None
-    program, chosen, way = found.failing
+    program, chosen = found.failing
     first = found.error.splitlines()[0] if found.error else ""
-    digest = hashlib.sha1(repr(found.failing).encode()).hexdigest()[:10]
+    digest = hashlib.sha1(repr((found.failing, found.way)).encode()).hexdigest()[:10]
     path = FOLDER / f"failure_{digest}.py"
     FOLDER.mkdir(parents=True, exist_ok=True)
     summary = first.replace('"""', "'''").replace("\\", "/")
     path.write_text(
-        REPRODUCER.format(error=summary, path=path, program=program, options=chosen, way=way)
+        REPRODUCER.format(error=summary, path=path, program=program, options=chosen, way=found.way)
     )
     return path
 
@@ -116,21 +119,24 @@ def main(count: int, first: int, processes: int) -> int:
     pool = ProcessPoolExecutor(processes, mp_context=spawn, max_tasks_per_child=20)
     with Progress(*columns) as progress, pool:
         task = progress.add_task("programs", total=count, failed=0)
-        sizes = [min(ROUND, count - i) for i in range(0, count, ROUND)]
-        rounds = {pool.submit(play, first + i, size): size for i, size in enumerate(sizes)}
-        for done in as_completed(rounds):
+        waiting = {
+            pool.submit(play, first + i, way, examples): examples
+            for i, (way, examples) in enumerate(rounds(count))
+        }
+        for done in as_completed(waiting):
             found = done.result()
             total += found.shares
             if found.failing is not None:
                 path = write(found)
                 failures.add(path)
                 progress.console.print(f"[red]{path}[/]: {found.error}")
-            progress.update(task, advance=rounds[done], failed=len(failures))
-            if not progress.console.is_terminal and total.programs % 500 < ROUND:
+            progress.update(task, advance=waiting[done], failed=len(failures))
+            if not progress.console.is_terminal and total.programs % 400 < waiting[done]:
                 print(f"{total.programs} programs, {len(failures)} failed", flush=True)
     print(total)
     print(f"{time.perf_counter() - start:.0f} s; {len(failures)} programs fail")
-    short = [name for name, goal in GOALS.items() if total.share(name) < goal]
+    judged = GOALS if total.programs >= ENOUGH else {}
+    short = [name for name, goal in judged.items() if total.share(name) < goal]
     for name in short:
         print(f"too few programs: {name} {total.share(name):.0%} < {GOALS[name]:.0%}")
     return bool(failures or short)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from hypothesis import strategies as st
+import itertools
+from collections.abc import Callable, Iterator
 
 from tests.properties import gradients, laws
 from tests.properties.compiled import as_traced
@@ -52,8 +51,20 @@ WAYS: dict[str, Way] = {
     way.__name__: way for way in (traced, trained, one_by_one, dynamo, inductor)
 }
 
-SHARES = {"traced": 320, "trained": 40, "one_by_one": 24, "dynamo": 14, "inductor": 2}
-"""Of 400 programs, how many are tried in each way."""
+ROUNDS = (
+    *[("traced", 25)] * 13,
+    *[("trained", 20)] * 2,
+    ("one_by_one", 21),
+    ("dynamo", 12),
+    ("inductor", 2),
+)
+"""How many programs are tried in which way, again and again."""
 
-ways = st.sampled_from([name for name, share in SHARES.items() for _ in range(share)])
-"""The name of a way."""
+
+def rounds(count: int) -> Iterator[tuple[str, int]]:
+    """``count`` programs in rounds."""
+    for way, examples in itertools.cycle(ROUNDS):
+        if count <= 0:
+            return
+        yield way, min(examples, count)
+        count -= examples
