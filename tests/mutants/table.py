@@ -17,9 +17,15 @@ class Mutant:
     file: str
     old: str
     new: str
-    tests: str = "tests/properties/test_rules.py"
+    tests: str
 
 
+def law_of(case: str) -> str:
+    """The test of one case of a token rule."""
+    return f"tests/properties/test_rules.py::test_rule_keeps_the_law[{case}]"
+
+
+PROGRAMS = "tests/properties/test_programs.py"
 OPS, ORACLE, MASKS = "tests/test_ops.py", "tests/test_oracle_models.py", "tests/test_masks.py"
 PADDING, ALGORITHMS = "tests/test_padding.py", "tests/test_algorithms.py"
 
@@ -29,30 +35,35 @@ MUTANTS = [
         "passes/rules/normalise.py",
         "weighted(value, over, aten.mul.Tensor).data.sum(dim, keepdim=True)",
         "value.data.sum(dim, keepdim=True)",
+        law_of("softmax"),
     ),
     Mutant(
         "log_softmax forgets sizes",
         "passes/rules/normalise.py",
         "lambda data, size: data + size.log())",
         "lambda data, size: data)",
+        law_of("log_softmax"),
     ),
     Mutant(
         "layer norm over tokens is not lifted",
         "passes/rules/normalise.py",
         "    if any(is_merged(dim) for dim in x.dims[len(x.dims) - len(normalized_shape) :]):\n",
         "    if False:\n",
+        law_of("layer norm over tokens"),
     ),
     Mutant(
         "attention without log size",
         "passes/rules/attention.py",
         "shown = None if waived else log_size",
         "shown = None",
+        law_of("sdpa"),
     ),
     Mutant(
         "causal attention is not lifted",
         "passes/rules/attention.py",
         "    if is_causal:\n",
         "    if False:\n",
+        law_of("sdpa causal"),
     ),
     Mutant(
         "a masked group is seen",
@@ -80,30 +91,35 @@ MUTANTS = [
         "passes/rules/reduce.py",
         "lambda total, count: total / count",
         "lambda total, count: total / (count - 1)",
+        law_of("mean"),
     ),
     Mutant(
         "weights of large groups are cut off",
         "passes/rules/reduce.py",
         "size = spread(space.size, space, x.dims, (d, a)).to(data.dtype)",
         "size = spread(space.size, space, x.dims, (d, a)).to(data.dtype).clamp(max=1)",
+        law_of("sum"),
     ),
     Mutant(
         "a product over tokens forgets sizes",
         "passes/rules/contract.py",
         "return weighted(a, [len(a.dims) - 1], aten.mul.Tensor), b, lead",
         "return a, b, lead",
+        law_of("bmm over tokens"),
     ),
     Mutant(
         "einsum forgets sizes",
         "passes/rules/contract.py",
         "operands[holder] = weighted(operands[holder], [at], aten.mul.Tensor)",
         "pass",
+        law_of("einsum over tokens"),
     ),
     Mutant(
         "a wide convolution counts as width one",
         "passes/rules/contract.py",
         "    if x.merged and not (_is_width_one(bound) and not is_merged(x.dims[1])):\n",
         "    if False:\n",
+        law_of("conv"),
     ),
     Mutant(
         "a reshape keeps a stale literal",
@@ -111,6 +127,7 @@ MUTANTS = [
         "sizes = [length(dim) if is_merged(dim) else size for dim, size in zip(dims, shape, "
         "strict=True)]",
         "sizes = list(shape)",
+        law_of("split heads"),
     ),
     Mutant(
         "a group loses the member that joins",
@@ -159,6 +176,7 @@ MUTANTS = [
         "passes/spaces.py",
         "torch.sub(self.assign[:, first:last], low)",
         "torch.sub(self.assign[:, first:last], 0)",
+        law_of("drop the first"),
     ),
     Mutant(
         "a later merge forgets the earlier one",
@@ -179,24 +197,28 @@ MUTANTS = [
         "passes/spaces.py",
         "offset = offset + (count if space is None else space.count)",
         "offset = offset + count",
+        law_of("prepend"),
     ),
     Mutant(
         "what was unmerged is projected back",
         "passes/align.py",
         'raise Lift("a value computed after an unmerge meets a merged one")',
         "pass",
+        PROGRAMS,
     ),
     Mutant(
         "a bool per token is picked anywhere",
         "passes/align.py",
         "    if picked and not all(",
         "    if False and not all(",
+        law_of("bool per token"),
     ),
     Mutant(
         "items of a batch are mixed",
         "passes/align.py",
         "    if any(atom.axis in batch for d in over for atom in x.dims[d]):\n",
         "    if False:\n",
+        law_of("mean over batch"),
     ),
     Mutant(
         "a bias on keys is averaged",
@@ -210,6 +232,7 @@ MUTANTS = [
         "passes/moves.py",
         "return TokenTensor(x.data, x.dims, tainted=True)",
         "return TokenTensor(x.data, x.dims)",
+        PROGRAMS,
     ),
     Mutant(
         "structured masks pass for biases",
