@@ -148,8 +148,9 @@ def _stable_sort(x: Any, stable: bool = False, dim: int = -1, descending: bool =
 
     The standard says that the lower index comes first among equals, in either direction.
     """
-    from onnxscript import opset18 as op
+    import onnxscript
 
+    op: Any = onnxscript.opset18
     dim = dim % len(x.shape)
     # ONNX Runtime has TopK for these types alone; every smaller integer fits into the last.
     wide = x if x.dtype.is_floating_point() or x.dtype.name == "INT64" else op.Cast(x, to=7)

@@ -115,7 +115,7 @@ def _default_path(model: str, to: str) -> Path:
 
 def _traced(call: models.Call, dynamic_batch: bool) -> ExportedProgram:
     """The dense model as torch.export sees it."""
-    shapes = _any_batch(call) if dynamic_batch else None
+    shapes: Any = _any_batch(call) if dynamic_batch else None
     try:
         with spelled_out_layers():
             return torch.export.export(

@@ -81,6 +81,8 @@ def load(
         if weights is not None:
             _read_weights(model, weights)
         model.eval()
+        args: tuple[Any, ...]
+        kwargs: Mapping[str, Any]
         if inputs:
             args, kwargs = fill(inputs, model)
         elif default is not None:
@@ -91,7 +93,7 @@ def load(
                 "or let the callable return (model, args)"
             )
     _run(model, args, kwargs)
-    return Call(model, tuple(args), kwargs)
+    return Call(model, args, kwargs)
 
 
 def _run(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
