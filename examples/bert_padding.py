@@ -19,12 +19,12 @@ from pitome_fx.testing import run_recorded
 LENGTHS = (64, 40, 17)
 
 
-def tiny_bert() -> transformers.BertForSequenceClassification:
-    """Four layers with random weights; nothing is downloaded."""
+def tiny_bert(layers: int) -> transformers.BertForSequenceClassification:
+    """Random weights; nothing is downloaded."""
     config = transformers.BertConfig(
         vocab_size=1000,
         hidden_size=96,
-        num_hidden_layers=4,
+        num_hidden_layers=layers,
         num_attention_heads=3,
         intermediate_size=192,
         num_labels=3,
@@ -41,10 +41,10 @@ def mixed_groups(groups: Tensor, padding: Tensor) -> int:
 
 
 @torch.no_grad()
-def main(ratio: float = 0.8) -> None:
+def main(layers: int = 4, ratio: float = 0.8) -> None:
     """Merge, then look at the groups and disturb the padding."""
     torch.manual_seed(0)
-    model = tiny_bert()
+    model = tiny_bert(layers)
     length = max(LENGTHS)
     mask = (torch.arange(length) < torch.tensor(LENGTHS)[:, None]).long()
     padding = mask == 0

@@ -140,7 +140,9 @@ def _own(module: str, path: str) -> Callable[[Settings], Built]:
             raise UsageError(f"no model {module}:{path}: there is no {name!r} in {module}")
         found = getattr(found, name)
     if not callable(found):
-        raise UsageError(f"no model {module}:{path}: it is a {type(found).__name__}, no callable")
+        raise UsageError(
+            f"no model {module}:{path}: an object of type {type(found).__name__} is not callable"
+        )
 
     def build(settings: Settings) -> Built:
         if isinstance(found, nn.Module):
