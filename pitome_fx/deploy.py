@@ -134,7 +134,10 @@ def _write_onnx(program: ExportedProgram, path: Path) -> None:
         program,
         dynamo=True,
         verbose=False,
-        custom_translation_table={torch.ops.aten.sort.stable: _stable_sort},
+        custom_translation_table={
+            torch.ops.aten.sort.stable: _stable_sort,
+            torch.ops.aten.where.self: _where,
+        },
     )
     weights = (*program.state_dict.values(), *program.constants.values())
     size = sum(x.nbytes for x in weights if isinstance(x, Tensor))
@@ -157,6 +160,16 @@ def _stable_sort(x: Any, stable: bool = False, dim: int = -1, descending: bool =
     length = op.Gather(op.Shape(x), op.Constant(value_ints=[dim]))
     values, order = op.TopK(wide, length, axis=dim, largest=int(descending), sorted=1)
     return op.CastLike(values, x), order
+
+
+def _where(condition: Any, x: Any, y: Any) -> Any:
+    """aten.where in ONNX; ONNX Runtime has no Where between bools, so they are spelled out."""
+    import onnxscript
+
+    op: Any = onnxscript.opset18
+    if x.dtype.name != "BOOL":
+        return op.Where(condition, x, y)
+    return op.Or(op.And(condition, x), op.And(op.Not(condition), y))
 
 
 def _load_onnx(path: Path) -> Runnable:

@@ -43,7 +43,7 @@ class TestDissolve:
         with torch.no_grad():
             assert_equal(after.module()(*case.args), before.module()(*case.args))
 
-    def test_matching_that_knows_of_padding(self) -> None:
+    def test_matching_that_knows_of_padding(self, tmp_path: Path) -> None:
         case = encoder(padded=True)
         before = merged(case, algorithm="pitome-text")
         after = deploy.dissolve(before)
@@ -51,6 +51,9 @@ class TestDissolve:
         with torch.no_grad():
             wanted = before.module()(*case.args, **case.kwargs)
             assert_equal(after.module()(*case.args, **case.kwargs), wanted)
+        deploy.save(before, tmp_path / "padded.onnx", "onnx")
+        (found,) = deploy.FORMATS["onnx"].load(tmp_path / "padded.onnx")(*case.args, **case.kwargs)
+        assert_close(found, wanted, 1e-5)
 
     def test_without_pitome_ops_nothing_is_done(self) -> None:
         program = torch.export.export(nn.Linear(3, 4), (torch.ones(2, 3),))
@@ -76,6 +79,17 @@ def test_an_exported_program_runs_where_pitome_fx_is_missing(tmp_path: Path) -> 
     subprocess.run(command, cwd=tmp_path, check=True)
     with torch.no_grad():
         assert_equal(torch.load(tmp_path / "y.pt"), program.module()(*case.args))
+
+
+def test_where_between_bools_and_between_numbers_in_onnx(tmp_path: Path) -> None:
+    class Choices(nn.Module):
+        def forward(self, c: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+            return torch.where(c, x > 0, y > x), torch.where(c[:, :1], x, y[:1])
+
+    args = torch.rand(4, 6) > 0.5, torch.randn(4, 6), torch.randn(4, 6)
+    deploy.save(torch.export.export(Choices(), args), tmp_path / "where.onnx", "onnx")
+    found = deploy.FORMATS["onnx"].load(tmp_path / "where.onnx")(*args)
+    assert all(torch.equal(a, b) for a, b in zip(found, Choices()(*args), strict=True))
 
 
 class Sorts(nn.Module):
