@@ -12,6 +12,7 @@ Takes about half a minute.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -26,6 +27,7 @@ from examples.digits_vit import Block, load_digits, one_thread
 from examples.token_map import ink
 
 GRID, PATCH, WIDTH = 8, 4, 48
+RATIOS = (1.0, 0.9, 0.8, 0.7)
 
 
 class Segmenter(nn.Module):
@@ -44,7 +46,7 @@ class Segmenter(nn.Module):
         return self.head(x.transpose(1, 2).unflatten(2, (GRID, GRID)))[:, 0]
 
 
-def main(steps: int = 300, depth: int = 4) -> None:
+def main(steps: int = 300, depth: int = 4, ratios: Sequence[float] = RATIOS) -> None:
     """Train the dense model, then run it on merged tokens."""
     torch.manual_seed(0)
     data = load_digits()
@@ -66,7 +68,7 @@ def main(steps: int = 300, depth: int = 4) -> None:
     wanted = ink(data.test_images, GRID).view(-1, GRID, GRID)
     print(pitome_fx.explain(model, images, options={"ratio": 0.8}))
     with torch.no_grad():
-        for ratio in (1.0, 0.9, 0.8, 0.7):
+        for ratio in ratios:
             answers = pitome_fx.transform(model, (images,), ratio=ratio)(images) > 0
             right = (answers == wanted).double().mean()
             print(f"ratio {ratio}: answers {[*answers.shape]}, {right:.1%} of patches right")
