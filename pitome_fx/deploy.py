@@ -101,6 +101,18 @@ def missing_packages(names: tuple[str, ...]) -> list[str]:
     return [name for name in names if importlib.util.find_spec(name) is None]
 
 
+def imports_of(program: ExportedProgram) -> list[str]:
+    """Modules to import before a saved program is loaded: they define what it takes or returns."""
+    modules: set[str] = set()
+    specs = [program.call_spec.in_spec, program.call_spec.out_spec]
+    while specs:
+        spec: Any = specs.pop()
+        if spec is not None and not spec.is_leaf():
+            modules.add(spec.type.__module__)
+            specs.extend(spec.children())
+    return sorted(modules - {"builtins", "collections"})
+
+
 def reason(error: BaseException) -> str:
     """The first line of what set off an error, with its type."""
     while error.__cause__ is not None:

@@ -46,6 +46,23 @@ def with_args(): return nn.Linear(4, 3), [torch.ones(2, 4)]
 def with_kwargs(): return nn.Linear(4, 3), (), {"input": torch.ones(2, 4)}
 def number(): return 3
 def strange(): return nn.Linear(4, 3), 7
+class Fixed(nn.Module):
+    def forward(self, x): return x.reshape(2, -1)
+
+class Output(nn.Module):
+    def __init__(self):
+        super().__init__()
+        from tests.support.models import bert
+        self.bert = bert().model
+
+    def forward(self, x): return self.bert(x)
+
+def output(): return Output(), torch.ones(2, 8, dtype=torch.long)
+class Untraceable(nn.Module):
+    def forward(self, x): return x + 1 if x.sum() > 0 else x
+
+def untraceable(): return Untraceable(), torch.ones(2, 3)
+def fixed(): return Fixed(), torch.ones(2, 3, 4)
 def failing(): raise KeyError("a key\\nand more")
 value = 7
 
@@ -248,6 +265,10 @@ BAD = {
         f"export {BLOCKS} --input 1x24x24 --to ep --dynamic-batch",
         r"--dynamic-batch needs inputs whose first dimension is one batch of 2.*1x24x24:float32",
     ),
+    "fixed batch": (
+        "export own_models:fixed --to ep --dynamic-batch",
+        r"code fixes the batch at 2: export it without --dynamic-batch",
+    ),
     "strict": (
         "export own_models:with_tensor --to ep --strict",
         r"runs dense: no attention was found",
@@ -267,6 +288,16 @@ def test_bad_input_is_one_sentence_and_status_2(name: str, cli: Cli, tmp_path: P
     assert err.startswith("python -m pitome_fx: error: ") and err.count("\n") == 1
     assert re.search(message, err), err
     assert not list(tmp_path.glob("*.pt2")), "nothing was written"
+
+
+@pytest.mark.usefixtures("own")
+def test_a_model_that_cannot_be_traced_ends_in_one_sentence(cli: Cli) -> None:
+    status, _, err = cli("export", "own_models:untraceable", "--to", "ep")
+    # torch prints the graph as far as it got before it gives up.
+    last = err.splitlines()[-1]
+    assert status == 2
+    assert last.startswith("python -m pitome_fx: error: torch.export cannot trace the model: ")
+    assert "data-dependent" in last
 
 
 def test_argparse_errors_have_status_2_too(cli: Cli) -> None:
@@ -318,6 +349,12 @@ class TestExport:
         assert (status, err) == (0, "")
         assert "inputs   input_ids=1x128:int64, attention_mask=1x128:int64\n" in out
         assert ".module()(input_ids=input_ids, attention_mask=attention_mask)" in out
+
+    @pytest.mark.usefixtures("own")
+    def test_what_to_import_first_is_said(self, cli: Cli, tmp_path: Path) -> None:
+        words = ["--to", "ep", "-o", str(tmp_path / "o.pt2"), "--no-check", "--ratio", "1"]
+        _, out, _ = cli("export", "own_models:output", *words)
+        assert "load     import transformers.modeling_outputs; torch.export.load(" in out
 
     @pytest.mark.usefixtures("own")
     def test_dense_with_a_warning_where_nothing_merges(

@@ -13,7 +13,7 @@ from torch.export import ExportedProgram
 import pitome_fx
 from pitome_fx import DeployError, deploy
 from tests.support.blocks import by_hand
-from tests.support.models import Case, encoder
+from tests.support.models import Case, bert, encoder
 from tests.support.oracle import assert_close, assert_equal
 
 
@@ -79,6 +79,13 @@ def test_an_exported_program_runs_where_pitome_fx_is_missing(tmp_path: Path) -> 
     subprocess.run(command, cwd=tmp_path, check=True)
     with torch.no_grad():
         assert_equal(torch.load(tmp_path / "y.pt"), program.module()(*case.args))
+
+
+def test_types_that_a_file_needs_to_be_loaded_are_known() -> None:
+    case, other = bert(), by_hand(depth=1)
+    program = torch.export.export(case.model, (), dict(case.kwargs), strict=False)
+    assert deploy.imports_of(program) == ["transformers.modeling_outputs"]
+    assert deploy.imports_of(torch.export.export(other.model, other.args)) == []
 
 
 def test_where_between_bools_and_between_numbers_in_onnx(tmp_path: Path) -> None:

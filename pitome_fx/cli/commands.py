@@ -122,6 +122,12 @@ def _traced(call: models.Call, dynamic_batch: bool) -> ExportedProgram:
                 call.model, call.args, dict(call.kwargs), dynamic_shapes=shapes, strict=False
             )
     except Exception as error:
+        fixed = re.search(r"specialized it to be a constant \((\d+)\)", str(error))
+        if dynamic_batch and fixed:
+            raise DeployError(
+                f"the model's code fixes the batch at {fixed[1]}: "
+                "export it without --dynamic-batch, in the batch size it is to run in"
+            ) from error
         raise DeployError(f"torch.export cannot trace the model: {deploy.reason(error)}") from error
 
 
@@ -190,4 +196,6 @@ def _usage(program: ExportedProgram, call: models.Call, path: Path, to: str) -> 
         inputs = ", ".join([*given, *(f"{key}={key}" for key in call.kwargs)])
     else:
         inputs = "*args, **kwargs"
-    return deploy.FORMATS[to].usage.format(path=path, inputs=inputs)
+    imports = [] if to == "onnx" else deploy.imports_of(program)
+    first = f"import {', '.join(imports)}; " if imports else ""
+    return first + deploy.FORMATS[to].usage.format(path=path, inputs=inputs)
