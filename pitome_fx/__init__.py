@@ -3,6 +3,7 @@
 from pitome_fx.algorithms import ALGORITHMS, Match, register
 from pitome_fx.errors import (
     CaptureError,
+    DeployError,
     OptionsError,
     PitomeError,
     PitomeWarning,
@@ -17,6 +18,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ALGORITHMS",
     "CaptureError",
+    "DeployError",
     "Match",
     "Options",
     "OptionsError",

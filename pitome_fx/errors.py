@@ -17,5 +17,13 @@ class CaptureError(PitomeError, RuntimeError):
     """The program could not be turned into one ATen graph."""
 
 
+class DeployError(PitomeError, RuntimeError):
+    """A program could not be written in the format asked for."""
+
+
+class UsageError(PitomeError, ValueError):
+    """The command line names something that does not exist or does not fit."""
+
+
 class PitomeWarning(UserWarning):
     """The model runs dense, or merges less than asked for; the text says why."""

@@ -3,8 +3,8 @@
 The extension library of that build does not load without CUDA, and `import torchvision` then stops
 at two operators whose schemas only the extension defines. Nothing in the zoo calls them.
 
-It lives among the tests because only the tests import timm and torchvision; the examples and the
-benchmarks write their models by hand and need neither.
+It lives among the tests because the library imports neither timm nor torchvision of its own accord;
+of the examples and benchmarks only the one on BERT needs a torchvision that loads, or none.
 """
 
 import importlib.util

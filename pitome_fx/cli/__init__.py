@@ -1,0 +1,7 @@
+"""The command line, ``python -m pitome_fx``.
+
+arguments   the parser; its pitome options are the fields of ``Options``
+models      models by name: ``module:callable``, ``timm:NAME``, ``hf:CONFIG``
+shapes      inputs by their shapes
+commands    explain, export
+"""

@@ -1,0 +1,167 @@
+"""What the command line takes, and how its words become options and settings."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import dataclasses
+import inspect
+import re
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pitome_fx
+from pitome_fx import deploy
+from pitome_fx.errors import UsageError
+from pitome_fx.options import AMOUNTS, DEFAULT_FLOPS, Options
+
+EPILOG = """\
+how a model is named:
+  module:callable  called without arguments (but for --set); returns a model, (model, args) or
+                   (model, args, kwargs). The current folder is on the Python path.
+  timm:NAME        timm.create_model(NAME)
+  hf:CONFIG        of transformers: a model class (BertForSequenceClassification), a model type
+                   (bert), or the path of a config.json or of its folder; returns plain tuples
+Models of timm and transformers have random weights unless --weights gives a state dict: nothing is
+downloaded. Every model is run in eval mode.
+
+examples:
+  python -m pitome_fx explain timm:vit_small_patch16_224 --ratio 0.9
+  python -m pitome_fx explain hf:bert --set num_hidden_layers=4 --input input_ids=2x64:int64 --json
+  python -m pitome_fx export mine.models:classifier --to onnx -o classifier.onnx --flops 0.7
+"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of both commands."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pitome_fx",
+        description="Transformers on merged tokens: see what merges, write it for another runtime.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=pitome_fx.__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    about = "print what merges, what does not, and why"
+    explain = _add_command(commands, "explain", about)
+    explain.add_argument("--json", action="store_true", help="print the report as JSON")
+    _add_options(explain, without=("lowering", "lowering_options", "strict"))
+    about = "write the model on merged tokens to a file that needs no pitome_fx to run"
+    export = _add_command(commands, "export", about)
+    titles = ", ".join(f"{name}: {format.title}" for name, format in deploy.FORMATS.items())
+    export.add_argument("--to", required=True, choices=deploy.FORMATS, help=titles)
+    export.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: MODEL's name")
+    export.add_argument(
+        "--dynamic-batch",
+        action="store_true",
+        help="any number of items: the first dimension of every input (else that of the inputs)",
+    )
+    export.add_argument("--no-check", action="store_true", help="do not run the file once written")
+    _add_options(export, without=("lowering", "lowering_options"))
+    return parser
+
+
+def _add_command(commands: Any, name: str, about: str) -> argparse.ArgumentParser:
+    """A command and the arguments that all of them take."""
+    command: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=about,
+        description=about[0].upper() + about[1:] + ".",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("model", metavar="MODEL", help="its name; see below")
+    command.add_argument(
+        "--input",
+        action="append",
+        default=[],
+        metavar="[NAME=]SHAPE[:DTYPE]",
+        help="an input of the model: normal deviates in its dtype, ones where DTYPE is integer "
+        "or bool; once for each input (default: the model's own, a batch of one)",
+    )
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an argument of the callable or of timm.create_model, a field of the configuration",
+    )
+    command.add_argument("--weights", type=Path, metavar="FILE", help="a state dict to load")
+    command.add_argument(
+        "--traceback", action="store_true", help="show where in the code an error comes from"
+    )
+    return command
+
+
+def _add_options(command: argparse.ArgumentParser, without: Sequence[str]) -> None:
+    """The fields of ``Options`` as arguments, with the help that its docstring gives them."""
+    group = command.add_argument_group(
+        "options of pitome",
+        "Lists are written 0.9,0.8,0.7. Give at most one amount: "
+        f"{', '.join(AMOUNTS)}; with none of them, flops={DEFAULT_FLOPS}.",
+    )
+    help_texts = _field_docs()
+    for field in dataclasses.fields(Options):
+        if field.name in without:
+            continue
+        flag = "--" + field.name.replace("_", "-")
+        # Only what is given is passed on: the defaults are those of Options.
+        default = "" if field.default is None else f" Default: {field.default}."
+        text = help_texts[field.name] + default
+        known: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text}
+        if isinstance(field.default, bool):
+            group.add_argument(flag, action=argparse.BooleanOptionalAction, **known)
+        else:
+            group.add_argument(flag, metavar="VALUE", **known)
+
+
+def _field_docs() -> dict[str, str]:
+    """The ``Attributes`` of the docstring of Options, ready for argparse."""
+    doc = inspect.getdoc(Options) or ""
+    found = dict(re.findall(r"^    (\w+): (.*(?:\n     .*)*)", doc, re.MULTILINE))
+    return {
+        field.name: found.get(field.name, "").replace("``", "").replace("%", "%%")
+        for field in dataclasses.fields(Options)
+    }
+
+
+def options_of(parsed: argparse.Namespace) -> dict[str, Any]:
+    """The options given, as Options takes them.
+
+    Raises:
+        OptionsError: they are wrong.
+    """
+    types = typing.get_type_hints(Options)
+    options = {
+        name: _as_field(value, types[name]) for name, value in vars(parsed).items() if name in types
+    }
+    Options.parse(options)
+    return options
+
+
+def _as_field(value: Any, type_: Any) -> Any:
+    """Text as a value; of a field that takes several, one alone is a list of one."""
+    read = _literal(value) if isinstance(value, str) else value
+    several = any(typing.get_origin(part) is tuple for part in typing.get_args(type_))
+    return (read,) if several and not isinstance(read, tuple | list) else read
+
+
+def _literal(text: str) -> Any:
+    """A Python literal, or else the text itself."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return text
+
+
+def settings_of(parsed: argparse.Namespace) -> dict[str, Any]:
+    """What --set gave, read as Python literals where they are; raises UsageError."""
+    settings = {}
+    for item in parsed.set:
+        name, equals, value = item.partition("=")
+        if not equals or not name.isidentifier():
+            raise UsageError(f"--set {item!r}: expected NAME=VALUE")
+        settings[name] = _literal(value)
+    return settings

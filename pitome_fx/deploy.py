@@ -1,0 +1,230 @@
+"""Writing a transformed program to a file that runs where this library is not installed."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor
+from torch.export import ExportedProgram
+
+from pitome_fx.errors import DeployError
+from pitome_fx.frontends import is_pitome_op
+from pitome_fx.ops import OPS
+
+Runnable = Callable[..., Any]
+
+PROTOBUF_LIMIT = 2**31
+"""Bytes; an ONNX file as large keeps its weights in a second file beside it."""
+
+
+def dissolve(program: ExportedProgram) -> ExportedProgram:
+    """The program with its pitome ops spelled out in ATen; linear, attention and the like stay.
+
+    What is made of it needs no pitome_fx: files, other compilers. Without pitome ops it is returned
+    as it is.
+    """
+    if not any(is_pitome_op(node.target) for node in program.graph.nodes):
+        return program
+    bodies = {getattr(torch.ops.pitome, name).default: body for name, (body, _, _) in OPS.items()}
+    return program.run_decompositions(bodies)
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of file.
+
+    Attributes:
+        title: what people call it.
+        suffix: how its file names end.
+        needs: packages that writing takes beside torch.
+        runs_with: packages that running takes beside torch.
+        write: writes a dissolved program.
+        load: a file → a callable that takes the inputs of the program.
+        usage: Python that loads and runs a file; ``{path}`` and ``{inputs}`` stand for its own.
+    """
+
+    title: str
+    suffix: str
+    needs: tuple[str, ...]
+    runs_with: tuple[str, ...]
+    write: Callable[[ExportedProgram, Path], None]
+    load: Callable[[Path], Runnable]
+    usage: str
+
+
+def save(program: ExportedProgram, path: Path | str, to: str) -> list[Path]:
+    """Write a program, transformed or not, in the format named ``to`` (see ``FORMATS``).
+
+    Returns:
+        The files written: ``path``, and the weights of an ONNX model of 2 GB or more.
+
+    Raises:
+        DeployError: no such format, a package is missing, the path does not fit, or the exporter
+            of the format failed.
+    """
+    path = Path(path)
+    check(path, to)
+    try:
+        FORMATS[to].write(dissolve(program), path)
+    except Exception as error:
+        raise DeployError(f"the {FORMATS[to].title} cannot be written: {reason(error)}") from error
+    return [file for file in (path, _weights_beside(path)) if file.exists()]
+
+
+def check(path: Path, to: str) -> None:
+    """Fail before any work is done where a file cannot be written; raises as ``save`` does."""
+    if to not in FORMATS:
+        raise DeployError(f"{to!r} is no format: expected one of {', '.join(FORMATS)}")
+    wanted = FORMATS[to]
+    missing = missing_packages(wanted.needs)
+    if missing:
+        raise DeployError(
+            f"writing an {wanted.title} needs {' and '.join(missing)}: "
+            f"pip install {' '.join(missing)}, or pip install 'pitome-fx[{to}]'"
+        )
+    if path.suffix != wanted.suffix:
+        raise DeployError(f"the name of an {wanted.title} ends in {wanted.suffix}: {path}")
+    if not path.parent.is_dir():
+        raise DeployError(f"there is no folder {path.parent} to write {path.name} to")
+    if path.is_dir():
+        raise DeployError(f"{path} is a folder; name a file")
+
+
+def missing_packages(names: tuple[str, ...]) -> list[str]:
+    """Those that cannot be imported."""
+    return [name for name in names if importlib.util.find_spec(name) is None]
+
+
+def imports_of(program: ExportedProgram) -> list[str]:
+    """Modules to import before a saved program is loaded: they define what it takes or returns."""
+    modules: set[str] = set()
+    specs = [program.call_spec.in_spec, program.call_spec.out_spec]
+    while specs:
+        spec: Any = specs.pop()
+        if spec is not None and not spec.is_leaf():
+            modules.add(spec.type.__module__)
+            specs.extend(spec.children())
+    return sorted(modules - {"builtins", "collections"})
+
+
+def reason(error: BaseException) -> str:
+    """The first line of what set off an error, with its type."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _weights_beside(path: Path) -> Path:
+    return path.with_name(path.name + ".data")
+
+
+def _write_exported(program: ExportedProgram, path: Path) -> None:
+    torch.export.save(program, path)
+
+
+def _load_exported(path: Path) -> Runnable:
+    return torch.export.load(path).module()
+
+
+def _write_aotinductor(program: ExportedProgram, path: Path) -> None:
+    torch._inductor.aoti_compile_and_package(program, package_path=str(path))
+
+
+def _load_aotinductor(path: Path) -> Runnable:
+    return torch._inductor.aoti_load_package(str(path))
+
+
+def _write_onnx(program: ExportedProgram, path: Path) -> None:
+    exported: Any = torch.onnx.export(
+        program,
+        dynamo=True,
+        verbose=False,
+        custom_translation_table={
+            torch.ops.aten.sort.stable: _stable_sort,
+            torch.ops.aten.where.self: _where,
+        },
+    )
+    weights = (*program.state_dict.values(), *program.constants.values())
+    size = sum(x.nbytes for x in weights if isinstance(x, Tensor))
+    # A file written before may have had one.
+    _weights_beside(path).unlink(missing_ok=True)
+    exported.save(path, external_data=size >= PROTOBUF_LIMIT)
+
+
+def _stable_sort(x: Any, stable: bool = False, dim: int = -1, descending: bool = False) -> Any:
+    """aten.sort.stable in ONNX, which PyTorch's exporter lacks: TopK of all elements.
+
+    The standard says that the lower index comes first among equals, in either direction.
+    """
+    import onnxscript
+
+    op: Any = onnxscript.opset18
+    dim = dim % len(x.shape)
+    # ONNX Runtime has TopK for these types alone; every smaller integer fits into the last.
+    wide = x if x.dtype.is_floating_point() or x.dtype.name == "INT64" else op.Cast(x, to=7)
+    length = op.Gather(op.Shape(x), op.Constant(value_ints=[dim]))
+    values, order = op.TopK(wide, length, axis=dim, largest=int(descending), sorted=1)
+    return op.CastLike(values, x), order
+
+
+def _where(condition: Any, x: Any, y: Any) -> Any:
+    """aten.where in ONNX; ONNX Runtime has no Where between bools, so they are spelled out."""
+    import onnxscript
+
+    op: Any = onnxscript.opset18
+    if x.dtype.name != "BOOL":
+        return op.Where(condition, x, y)
+    return op.Or(op.And(condition, x), op.And(op.Not(condition), y))
+
+
+def _load_onnx(path: Path) -> Runnable:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    names = [given.name for given in session.get_inputs()]
+
+    def run(*args: Any, **kwargs: Any) -> list[Tensor]:
+        tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        feed = {name: x.numpy() for name, x in zip(names, tensors, strict=True)}
+        return [torch.from_numpy(x) for x in session.run(None, feed)]
+
+    return run
+
+
+FORMATS: Mapping[str, Format] = {
+    "onnx": Format(
+        "ONNX model",
+        ".onnx",
+        ("onnx", "onnxscript"),
+        ("onnxruntime",),
+        _write_onnx,
+        _load_onnx,
+        'onnxruntime.InferenceSession("{path}").run(None, {{{inputs}}})  # NumPy arrays',
+    ),
+    "pt2": Format(
+        "AOTInductor package",
+        ".pt2",
+        (),
+        (),
+        _write_aotinductor,
+        _load_aotinductor,
+        'torch._inductor.aoti_load_package("{path}")({inputs})',
+    ),
+    "ep": Format(
+        "ExportedProgram",
+        ".pt2",
+        (),
+        (),
+        _write_exported,
+        _load_exported,
+        'torch.export.load("{path}").module()({inputs})',
+    ),
+}
+"""What ``python -m pitome_fx export --to`` takes."""

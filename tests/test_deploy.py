@@ -1,0 +1,180 @@
+"""Files that run without this library: pitome ops dissolve, formats are written and read back."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+import pitome_fx
+from pitome_fx import DeployError, deploy
+from tests.support.blocks import by_hand
+from tests.support.models import Case, bert, encoder
+from tests.support.oracle import assert_close, assert_equal
+
+
+def merged(case: Case, **options: Any) -> ExportedProgram:
+    """The case on merged tokens."""
+    program = torch.export.export(case.model, case.args, dict(case.kwargs), strict=False)
+    return pitome_fx.transform(program, ratio=0.8, strict=True, **options)
+
+
+def targets(program: ExportedProgram) -> set[str]:
+    """Names of the ops of a graph."""
+    return {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+
+
+class TestDissolve:
+    def test_only_pitome_ops_are_spelled_out(self) -> None:
+        case = by_hand(depth=2)
+        before = merged(case)
+        after = deploy.dissolve(before)
+        assert not any("pitome" in target for target in targets(after))
+        kept = {"aten.linear.default", "aten.layer_norm.default", "aten.gelu.default"}
+        kept |= {"aten.scaled_dot_product_attention.default"}
+        assert kept <= targets(after)
+        assert any("pitome" in target for target in targets(before)), "the program is left alone"
+        assert after.graph_signature.user_inputs == before.graph_signature.user_inputs
+        assert after.state_dict.keys() == before.state_dict.keys()
+        with torch.no_grad():
+            assert_equal(after.module()(*case.args), before.module()(*case.args))
+
+    def test_matching_that_knows_of_padding(self, tmp_path: Path) -> None:
+        case = encoder(padded=True)
+        before = merged(case, algorithm="pitome-text")
+        after = deploy.dissolve(before)
+        assert not any("pitome" in target for target in targets(after))
+        with torch.no_grad():
+            wanted = before.module()(*case.args, **case.kwargs)
+            assert_equal(after.module()(*case.args, **case.kwargs), wanted)
+        deploy.save(before, tmp_path / "padded.onnx", "onnx")
+        (found,) = deploy.FORMATS["onnx"].load(tmp_path / "padded.onnx")(*case.args, **case.kwargs)
+        assert_close(found, wanted, 1e-5)
+
+    def test_without_pitome_ops_nothing_is_done(self) -> None:
+        program = torch.export.export(nn.Linear(3, 4), (torch.ones(2, 3),))
+        assert deploy.dissolve(program) is program
+
+
+WITHOUT_US = """
+import sys
+sys.modules["pitome_fx"] = None
+import torch
+run = torch.export.load("program.pt2").module()
+torch.save(run(torch.load("x.pt")), "y.pt")
+"""
+
+
+def test_an_exported_program_runs_where_pitome_fx_is_missing(tmp_path: Path) -> None:
+    case = by_hand(depth=1)
+    program = merged(case)
+    (file,) = deploy.save(program, tmp_path / "program.pt2", "ep")
+    assert file == tmp_path / "program.pt2"
+    torch.save(case.args[0], tmp_path / "x.pt")
+    command = [sys.executable, "-W", "ignore", "-c", WITHOUT_US]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    with torch.no_grad():
+        assert_equal(torch.load(tmp_path / "y.pt"), program.module()(*case.args))
+
+
+def test_types_that_a_file_needs_to_be_loaded_are_known() -> None:
+    case, other = bert(), by_hand(depth=1)
+    program = torch.export.export(case.model, (), dict(case.kwargs), strict=False)
+    assert deploy.imports_of(program) == ["transformers.modeling_outputs"]
+    assert deploy.imports_of(torch.export.export(other.model, other.args)) == []
+
+
+def test_where_between_bools_and_between_numbers_in_onnx(tmp_path: Path) -> None:
+    class Choices(nn.Module):
+        def forward(self, c: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+            return torch.where(c, x > 0, y > x), torch.where(c[:, :1], x, y[:1])
+
+    args = torch.rand(4, 6) > 0.5, torch.randn(4, 6), torch.randn(4, 6)
+    deploy.save(torch.export.export(Choices(), args), tmp_path / "where.onnx", "onnx")
+    found = deploy.FORMATS["onnx"].load(tmp_path / "where.onnx")(*args)
+    assert all(torch.equal(a, b) for a, b in zip(found, Choices()(*args), strict=True))
+
+
+class Sorts(nn.Module):
+    """Values and order of stable sorts over every dimension, either way up."""
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        found = []
+        for dim in (0, 1, -1):
+            for descending in (False, True):
+                found += torch.sort(x, dim=dim, descending=descending, stable=True)
+        return found
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.uint8, torch.int64])
+def test_stable_sort_in_onnx_keeps_equals_in_order(dtype: torch.dtype, tmp_path: Path) -> None:
+    x = torch.randint(0, 4, (5, 40, 7)).to(dtype)
+    program = torch.export.export(Sorts(), (x,))
+    deploy.save(program, tmp_path / "sorts.onnx", "onnx")
+    found = deploy.FORMATS["onnx"].load(tmp_path / "sorts.onnx")(x)
+    for one, other in zip(found, Sorts()(x), strict=True):
+        assert one.dtype == other.dtype
+        assert torch.equal(one, other)
+
+
+def test_onnx_weights_of_two_gigabytes_go_beside_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = torch.randn(2, 30)
+    program = torch.export.export(nn.Linear(30, 40), (x,))
+    file = tmp_path / "linear.onnx"
+    with monkeypatch.context() as patch:
+        patch.setattr(deploy, "PROTOBUF_LIMIT", 1000)
+        assert deploy.save(program, file, "onnx") == [file, tmp_path / "linear.onnx.data"]
+    (found,) = deploy.FORMATS["onnx"].load(file)(x)
+    with torch.no_grad():
+        assert_close(found, program.module()(x), 1e-6)
+    assert deploy.save(program, file, "onnx") == [file], "a stale weights file goes away"
+    assert not (tmp_path / "linear.onnx.data").exists()
+
+
+class TestErrors:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def program(cls) -> ExportedProgram:
+        return torch.export.export(nn.Linear(3, 4), (torch.ones(2, 3),))
+
+    @pytest.mark.parametrize(
+        ("path", "to", "message"),
+        [
+            ("a.pt2", "tflite", r"'tflite' is no format: expected one of onnx, pt2, ep"),
+            ("a.pt2", "onnx", r"an ONNX model ends in \.onnx"),
+            ("a.onnx", "pt2", r"an AOTInductor package ends in \.pt2"),
+            ("none/a.pt2", "ep", r"there is no folder .*none to write a\.pt2 to"),
+            ("folder.pt2", "ep", r"folder\.pt2 is a folder; name a file"),
+        ],
+    )
+    def test_of_the_path(
+        self, program: ExportedProgram, tmp_path: Path, path: str, to: str, message: str
+    ) -> None:
+        (tmp_path / "folder.pt2").mkdir()
+        with pytest.raises(DeployError, match=message):
+            deploy.save(program, tmp_path / path, to)
+
+    def test_missing_package(
+        self, program: ExportedProgram, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(deploy, "missing_packages", lambda names: list(names))
+        message = r"an ONNX model needs onnx and onnxscript: .*'pitome-fx\[onnx\]'"
+        with pytest.raises(DeployError, match=message):
+            deploy.save(program, tmp_path / "a.onnx", "onnx")
+
+    def test_failing_exporter_says_the_first_cause(self, tmp_path: Path) -> None:
+        class Unknown(nn.Module):
+            def forward(self, x: Tensor) -> Tensor:
+                return torch.histc(x)
+
+        program = torch.export.export(Unknown(), (torch.ones(5),))
+        message = r"the ONNX model cannot be written: .*histc"
+        with pytest.raises(DeployError, match=message) as caught:
+            deploy.save(program, tmp_path / "a.onnx", "onnx")
+        assert "\n" not in str(caught.value)

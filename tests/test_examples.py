@@ -1,0 +1,103 @@
+"""Every example runs, in small, and prints what its docstring promises."""
+
+import importlib
+import importlib.util
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from examples.digits_vit import ViTConfig
+
+FOLDER = Path(__file__).resolve().parents[1] / "examples"
+SMALL = ViTConfig(image=32, patch=4, channels=1, width=24, depth=3, heads=2, classes=5)
+DIGITS = ViTConfig(image=32, patch=8, channels=1, width=48, depth=4, heads=3, classes=10)
+SMALLEST = ViTConfig(image=16, patch=4, channels=1, width=16, depth=1, heads=2, classes=5)
+HELPERS = {"__init__", "digits_vit", "token_map"}
+DEMO = {"demo"}
+
+Run = Callable[..., str]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs an example's main and returns what it printed."""
+
+    def call(name: str, *args: object, **kwargs: object) -> str:
+        importlib.import_module(f"examples.{name}").main(*args, **kwargs)
+        return capsys.readouterr().out
+
+    return call
+
+
+def numbers(pattern: str, text: str) -> list[float]:
+    """What the group of the pattern matches, as numbers."""
+    return [float(found) for found in re.findall(pattern, text)]
+
+
+def test_quickstart(run: Run) -> None:
+    text = run("quickstart", "eager", SMALL, rounds=1)
+    assert "3 of 3 attention sites merge" in text
+    assert "outputs: [4, 5], as the dense model's [4, 5]" in text
+    assert numbers(r"moved them by ([\d.]+)%", text)[0] > 0
+    assert numbers(r"speed-up ([\d.]+)", text)[0] > 0
+
+
+@pytest.mark.slow
+def test_to_onnx(run: Run) -> None:
+    text = run("to_onnx", SMALLEST, rounds=1)
+    errors = numbers(r"differs from PyTorch by (\S+) of", text)
+    assert len(errors) == 2 and max(errors) < 1e-4
+    assert numbers(r"speed-up ([\d.]+)", text)[0] > 0
+
+
+@pytest.mark.slow
+def test_to_aotinductor(capfd: pytest.CaptureFixture[str]) -> None:
+    importlib.import_module("examples.to_aotinductor").main(SMALLEST)
+    text = capfd.readouterr().out
+    assert "in a process that cannot import pitome_fx" in text
+    assert numbers(r"differs from PyTorch by (\S+) of", text)[0] < 1e-4
+
+
+def test_to_tensorrt_says_what_is_missing_or_runs(run: Run) -> None:
+    text = run("to_tensorrt", SMALLEST)
+    if torch.cuda.is_available() and importlib.util.find_spec("torch_tensorrt"):
+        assert numbers(r"differs from PyTorch by (\S+) of", text)[0] < 1e-2
+    else:
+        assert text.startswith("TensorRT cannot run here: ") and text.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_retraining_recovers_accuracy(run: Run) -> None:
+    text = run("retrain", DIGITS, epochs=3, more=1)
+    dense, shelf, control, retrained = numbers(r": ([\d.]+)%", text)
+    assert dense > 80
+    assert shelf < dense
+    assert retrained > max(shelf, control)
+
+
+def test_bert_padding(run: Run) -> None:
+    text = run("bert_padding", layers=2)
+    assert "2 of 2 attention sites merge" in text
+    assert numbers(r"(\d+) mix padding and text", text) == [0, 0]
+    assert "change the logits by 0.0e+00" in text
+    assert numbers(r"moves them by ([\d.]+)%", text)[0] > 0
+
+
+def test_dense_prediction(run: Run) -> None:
+    text = run("dense_prediction", steps=60, depth=2, ratios=(1.0, 0.8))
+    assert "Unmerged at: " in text
+    assert text.count("answers [360, 8, 8]") == 2
+    dense, *merged = numbers(r"([\d.]+)% of patches right", text)
+    background = numbers(r"always 'background': ([\d.]+)%", text)[0]
+    assert dense > background + 10 and min(merged) > background + 10
+
+
+def test_every_example_is_run_here_and_listed_in_the_readme() -> None:
+    examples = {file.stem for file in FOLDER.glob("*.py")} - HELPERS
+    called = set(re.findall(r'(?:run\("|examples\.)(\w+)"', Path(__file__).read_text()))
+    assert examples - DEMO == called - HELPERS
+    readme = (FOLDER.parent / "README.md").read_text()
+    assert examples == set(re.findall(r"\(examples/(\w+)\.py\)", readme))
