@@ -132,7 +132,8 @@ def main(count: int, first: int, processes: int) -> int:
                 progress.console.print(f"[red]{path}[/]: {found.error}")
             progress.update(task, advance=waiting[done], failed=len(failures))
             if not progress.console.is_terminal and total.programs % 400 < waiting[done]:
-                print(f"{total.programs} programs, {len(failures)} failed", flush=True)
+                progress.console.print(f"{total.programs} programs, {len(failures)} failed")
+                progress.console.file.flush()
     print(total)
     print(f"{time.perf_counter() - start:.0f} s; {len(failures)} programs fail")
     judged = GOALS if total.programs >= ENOUGH else {}

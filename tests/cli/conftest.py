@@ -1,0 +1,27 @@
+"""A command line run in this process, and a module of the user's."""
+
+from pathlib import Path
+
+import pytest
+
+from pitome_fx.cli import commands
+from tests.cli.calls import OWN_MODELS, Cli
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Runs a command line in this process: its status and what it printed."""
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        status = commands.main(arguments)
+        printed = capsys.readouterr()
+        return status, printed.out, printed.err
+
+    return call
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module ``own_models`` of the user's."""
+    (tmp_path / "own_models.py").write_text(OWN_MODELS)
+    monkeypatch.syspath_prepend(tmp_path)

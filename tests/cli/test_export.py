@@ -1,0 +1,112 @@
+"""Files that export writes, and the check of what they compute."""
+
+import dataclasses
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.export import ExportedProgram
+
+import pitome_fx
+from pitome_fx import deploy
+from pitome_fx.cli import commands
+from pitome_fx.testing import simulate
+from tests.cli.calls import ROOT, SMALL, TINY_BERT, Cli, small
+from tests.support.oracle import assert_close
+
+
+class TestExport:
+    def test_ep_computes_what_the_oracle_says(self, cli: Cli, tmp_path: Path) -> None:
+        file = tmp_path / "small.pt2"
+        status, out, err = cli("export", *SMALL, "--ratio", "0.8", "--to", "ep", "-o", str(file))
+        assert (status, err) == (0, "")
+        assert f"written  {file} (ExportedProgram), {file.stat().st_size / 1e6:.2f} MB" in out
+        assert "merged   1 block\n" in out
+        assert "checked  runs; differs from the same graph in PyTorch by 0.0e+00" in out
+        assert "inputs   2x24x24:float32\n" in out
+        assert f'load     torch.export.load("{file}").module()(x)' in out
+        program, call = torch.export.load(file), small()
+        assert not any("pitome" in str(node.target) for node in program.graph.nodes)
+        with torch.no_grad():
+            found = program.module()(*call.args)
+            assert_close(found, simulate(call.model, call.args, ratio=0.8), 1e-5)
+
+    def test_onnx_with_any_batch(self, cli: Cli, tmp_path: Path) -> None:
+        file = tmp_path / "small.onnx"
+        words = ["--ratio", "0.8", "--to", "onnx", "-o", str(file), "--dynamic-batch"]
+        status, out, err = cli("export", *SMALL, *words)
+        assert (status, err) == (0, "")
+        assert "inputs   2x24x24:float32, any number of items\n" in out
+        assert f'onnxruntime.InferenceSession("{file}").run(None, {{"x": x}})' in out
+        call, run = small(), deploy.FORMATS["onnx"].load(file)
+        for batch in (1, 5):
+            x = torch.randn(batch, 24, 24)
+            with torch.no_grad():
+                assert_close(run(x)[0], simulate(call.model, (x,), ratio=0.8), 1e-5)
+
+    def test_keyword_inputs(self, cli: Cli, tmp_path: Path) -> None:
+        file = tmp_path / "bert.pt2"
+        settings = [word for item in TINY_BERT for word in ("--set", item)]
+        status, out, err = cli("export", "hf:bert", *settings, "--to", "ep", "-o", str(file))
+        assert (status, err) == (0, "")
+        assert "inputs   input_ids=1x128:int64, attention_mask=1x128:int64\n" in out
+        assert ".module()(input_ids=input_ids, attention_mask=attention_mask)" in out
+
+    @pytest.mark.usefixtures("own")
+    def test_what_to_import_first_is_said(self, cli: Cli, tmp_path: Path) -> None:
+        words = ["--to", "ep", "-o", str(tmp_path / "o.pt2"), "--no-check", "--ratio", "1"]
+        _, out, _ = cli("export", "own_models:output", *words)
+        assert "load     import transformers.modeling_outputs; torch.export.load(" in out
+
+    @pytest.mark.usefixtures("own")
+    def test_dense_with_a_warning_where_nothing_merges(
+        self, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        status, out, err = cli("export", "own_models:with_kwargs", "--to", "ep", "--no-check")
+        assert status == 0 and "merged   0 blocks" in out and "checked" not in out
+        assert err == (
+            "python -m pitome_fx: warning: the model runs dense: no attention was found in it.\n"
+        )
+        assert (tmp_path / "with_kwargs.pt2").exists(), "named after the model"
+
+    @pytest.mark.slow
+    def test_as_a_process(self, tmp_path: Path) -> None:
+        command = [sys.executable, "-m", "pitome_fx", "export", *SMALL, "--ratio", "0.8"]
+        command += ["--to", "ep", "-o", str(tmp_path / "small.pt2")]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "merged   1 block\n" in done.stdout
+        x, call = torch.randn(2, 24, 24), small()
+        with torch.no_grad():
+            found = deploy.FORMATS["ep"].load(tmp_path / "small.pt2")(x)
+            assert_close(found, simulate(call.model, (x,), ratio=0.8), 1e-5)
+
+
+class TestCheckOfTheFile:
+    """A file that computes something else is noticed."""
+
+    def compare(self, monkeypatch: pytest.MonkeyPatch, load: Callable[[Path], Any]) -> str:
+        changed = dataclasses.replace(deploy.FORMATS["ep"], load=load)
+        monkeypatch.setattr(deploy, "FORMATS", {"ep": changed})
+        call = small()
+        program: ExportedProgram = torch.export.export(call.model, call.args)
+        return commands._compare(program, call, Path("small.pt2"), "ep")
+
+    def test_other_numbers(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        model = small().model
+        with pytest.warns(pitome_fx.PitomeWarning, match=r"differs .* by 1\.0e-01 .* near-tie"):
+            self.compare(monkeypatch, lambda path: lambda x: model(x) * 1.1)
+
+    def test_nan(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        model = small().model
+        with pytest.warns(pitome_fx.PitomeWarning, match="by nan"):
+            self.compare(monkeypatch, lambda path: lambda x: model(x) * torch.nan)
+
+    def test_it_does_not_run(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with pytest.raises(pitome_fx.PitomeError, match=r"was written but does not run: TypeError"):
+            self.compare(monkeypatch, lambda path: lambda: None)
