@@ -88,15 +88,16 @@ def merge(x: Tensor, size: Tensor, kept: Tensor, moved: Tensor, target: Tensor) 
     wide = torch.promote_types(x.dtype, torch.float32)
     with _full_precision(x):
         weight = size.to(wide)
-        joining = _joins(kept.shape[1], target) * weight.gather(1, moved).unsqueeze(1)
+        moving = weight.gather(1, moved)
+        joining = _joins(kept.shape[1], target) * moving.unsqueeze(1)
         total = weight.gather(1, kept) + joining.sum(-1)
         share = joining / total.unsqueeze(-1)
         own = 1 - share.sum(-1, keepdim=True)
         values = take(x, moved).to(wide)
         finite = torch.where(values.isfinite(), values, 0)
         merged = torch.baddbmm(take(x, kept).to(wide) * own, share, finite)
-        with torch.no_grad():
-            excess = values - finite
+        # Scaled like the rest, though infinity does not show it: its gradient does.
+        excess = (values - finite) * (moving / total.gather(1, target)).unsqueeze(-1)
         return merged.scatter_add(1, target.unsqueeze(-1).expand_as(excess), excess).to(x.dtype)
 
 

@@ -5,8 +5,10 @@ python -m tests.properties.fuzz 1000 [seed] [processes]
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import multiprocessing
+import random
 import sys
 import time
 import traceback
@@ -15,7 +17,8 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis.database import InMemoryExampleDatabase
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tests.properties.description import Options, Program
@@ -28,6 +31,9 @@ GOALS = {"merges": 0.6, "alien op": 0.3}
 """Shares of the programs, asked of runs that are long enough to tell."""
 
 ENOUGH = 400
+
+BYTES = 8192
+"""Of randomness for one program; what needs more is not drawn."""
 REPRODUCER = '''\
 """{error}
 
@@ -68,11 +74,10 @@ def play(number: int, way: str, examples: int) -> Round:
     """Draw and try some programs; the same for the same number."""
     found = Round(way)
 
-    @seed(number)
     @settings(
-        max_examples=examples,
+        phases=[Phase.reuse, Phase.shrink],
         deadline=None,
-        database=None,
+        database=InMemoryExampleDatabase(),
         # A program is a large draw, takes a quarter of a second, and is to be shrunk anyway.
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     )
@@ -81,11 +86,17 @@ def play(number: int, way: str, examples: int) -> Round:
         found.one(program, chosen)
 
     warnings.simplefilter("ignore")
-    try:
-        draw()
-    except Exception:
-        if found.failing is None:
-            raise
+    # Independent draws: Hypothesis's own are variations of one another, and larger each time.
+    generator = random.Random(number)
+    while found.failing is None and found.shares.programs < examples:
+        try:
+            draw.hypothesis.fuzz_one_input(generator.randbytes(BYTES))
+        except Exception:
+            if found.failing is None:
+                raise
+    if found.failing is not None:
+        with contextlib.suppress(Exception):  # it fails again, in its simplest form
+            draw()
     return found
 
 

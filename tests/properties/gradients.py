@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pitome_fx.oracle import Simulator
+from pitome_fx.testing import run_recorded
 from tests.properties.trial import LIMIT, Flat, Trial
 
 Run = Callable[..., tuple[Tensor, ...]]
@@ -16,10 +17,19 @@ Run = Callable[..., tuple[Tensor, ...]]
 
 def same(trial: Trial) -> None:
     """Relative to the largest gradient of all: what the softmax does not see has only rounding."""
-    if trial.outcome.rewritten is None:
+    rewritten = trial.outcome.rewritten
+    if rewritten is None:
         return
-    found = gradients(rewritten(trial), trial.flat)
-    wanted = gradients(simulated(trial), trial.flat)
+    # Under autograd attention may round otherwise, and a tie fall the other way.
+    taken: list[Tensor] = []
+
+    def recorded(*values: Tensor) -> tuple[Tensor, ...]:
+        output, assignments = run_recorded(rewritten.graph, *values)
+        taken.extend(assignments)
+        return output
+
+    found = gradients(recorded, trial.flat)
+    wanted = gradients(Simulator(trial.outcome, taken).run, trial.flat)
     assert found.keys() == wanted.keys()
     scale = max((_largest(x) for x in wanted.values()), default=1.0)
     for name in wanted:
@@ -27,17 +37,6 @@ def same(trial: Trial) -> None:
         assert finite, f"not finite: gradient of {name}"
         error = _largest(found[name] - wanted[name]) / scale
         assert error <= LIMIT, f"gradient of {name}: {error:.1e} > {LIMIT:.0e}"
-
-
-def rewritten(trial: Trial) -> Run:
-    """The rewritten graph as a function of parameters, buffers and inputs."""
-    assert trial.outcome.rewritten is not None
-    return trial.outcome.rewritten.graph
-
-
-def simulated(trial: Trial) -> Run:
-    """Its simulation, with the merges that the trial took."""
-    return Simulator(trial.outcome, trial.assignments).run
 
 
 def gradients(run: Run, flat: Flat) -> dict[str, Tensor]:

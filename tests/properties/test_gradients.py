@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd import gradcheck
 
 from tests.properties.description import Attention, Mlp, Program, Residual
-from tests.properties.gradients import rewritten, weighed
+from tests.properties.gradients import weighed
 from tests.properties.trial import run
 
 SMALL = {
@@ -27,11 +27,13 @@ SMALL = {
 @pytest.mark.parametrize("name", SMALL)
 def test_f_gradients_are_those_of_differences(name: str) -> None:
     trial = run(SMALL[name], {"min_tokens": 2, "ratio": 0.75, "pays": True})
+    rewritten = trial.outcome.rewritten
+    assert rewritten is not None and rewritten.merges
     values = trial.flat.fresh()
     place = len(trial.flat.state)
 
     def loss(x: Tensor) -> Tensor:
-        output = rewritten(trial)(*values[:place], x, *values[place + 1 :])
+        output = rewritten.graph(*values[:place], x, *values[place + 1 :])
         found = weighed(output)
         assert found is not None
         return found
@@ -39,5 +41,4 @@ def test_f_gradients_are_those_of_differences(name: str) -> None:
     x = values[place].requires_grad_()
     for value in values[:place]:
         value.requires_grad_(False)
-    assert trial.merges
     assert gradcheck(loss, (x,))
