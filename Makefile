@@ -6,6 +6,8 @@ N ?= 1000
 SEED ?= 0
 
 BIN := .venv/bin
+# For the dry run of its tests the Python part is enough; its dependencies are CUDA libraries.
+TENSORRT := torch-tensorrt dllist psutil
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
@@ -25,7 +27,9 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "pitome-fx needs Python 3.11 or newer")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -qq --constraint constraints.txt torch
-	$(BIN)/python -m pip install -qq --constraint constraints.txt --editable '.[test,zoo,onnx,dev]'
+	$(BIN)/python -m pip install -qq --constraint constraints.txt --editable '.[test,zoo,dev,onnx,openvino]'
+	$(BIN)/python -m pip install -qq --constraint constraints.txt --no-deps $(TENSORRT) \
+	  || echo "no torch-tensorrt for this machine: its dry run will be skipped"
 	@touch $@
 
 test: env ## run all tests

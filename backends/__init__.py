@@ -2,4 +2,6 @@
 
 dynamo      what ``torch.compile(model, backend="pitome")`` calls
 lowering    Inductor, and any other registered Dynamo backend
+openvino    OpenVINO's Dynamo backend
+tensorrt    Torch-TensorRT, for Dynamo graphs and for exported programs
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from pitome_fx.frontends import is_pitome_op, why_nothing_merges
 from pitome_fx.options import Options
 from pitome_fx.passes import pipeline
 from pitome_fx.passes.capture import capture_dynamo
+from pitome_fx.passes.dissolve import dissolve
 from pitome_fx.passes.pipeline import Outcome
 
 logger = logging.getLogger(__name__)
@@ -128,9 +130,13 @@ def _run(graph: GraphModule, example_inputs: list[Any], options: Options) -> Out
     with clock.stage("capture"):
         program = capture_dynamo(graph, example_inputs)
     outcome = pipeline.run(program, options, clock)
-    if outcome.rewritten is not None:
-        _keep_dynamo_notes(graph, outcome.rewritten.graph)
-    return outcome
+    if outcome.rewritten is None:
+        return outcome
+    form = outcome.options.form
+    assert form is not None
+    final = dissolve(outcome.rewritten.graph, program.inputs, form)
+    _keep_dynamo_notes(graph, final)
+    return replace(outcome, rewritten=replace(outcome.rewritten, graph=final))
 
 
 def _keep_dynamo_notes(source: GraphModule, graph: GraphModule) -> None:

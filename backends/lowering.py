@@ -16,10 +16,12 @@ from torch.fx import GraphModule
 
 import pitome_fx
 from pitome_fx.algorithms import ALGORITHMS
+from pitome_fx.backends import openvino, tensorrt
 from pitome_fx.errors import OptionsError
-from pitome_fx.options import Options
+from pitome_fx.options import Options, unknown_lowering
 
 Compiled = Callable[..., Any]
+TENSORRT = ("tensorrt", "torch_tensorrt", "aot_torch_tensorrt_aten")
 
 
 def lower(
@@ -38,6 +40,7 @@ def lower(
 
     Raises:
         OptionsError: there is no such lowering, or it does not take the options given.
+        LoweringError: the engine cannot take this graph.
     """
     if options.lowering == "inductor":
         return _inductor(graph, example_inputs, options, mode, merged=merged)
@@ -47,7 +50,12 @@ def lower(
         if options.lowering_options:
             raise OptionsError("lowering='eager' takes no lowering_options")
         return graph.forward
+    if options.lowering in TENSORRT:
+        return tensorrt.compile_graph(graph, example_inputs, options.lowering_options)
     compiler = _dynamo_backend(options.lowering)
+    if options.lowering == "openvino":
+        settings = options.lowering_options
+        return openvino.compile_graph(compiler, graph, example_inputs, settings, merged=merged)
     if options.lowering_options:
         return compiler(graph, list(example_inputs), options=dict(options.lowering_options))
     return compiler(graph, list(example_inputs))
@@ -55,7 +63,9 @@ def lower(
 
 def check_lowering(options: Options, mode: str | None) -> None:
     """Fail on an unknown lowering before any work is done."""
-    if options.lowering not in ("inductor", "eager"):
+    if options.lowering in TENSORRT:
+        tensorrt.load()
+    elif options.lowering not in ("inductor", "eager"):
         _dynamo_backend(options.lowering)
     if mode is not None and options.lowering != "inductor":
         raise OptionsError(f"mode={mode!r} is for lowering='inductor' only")
@@ -64,16 +74,16 @@ def check_lowering(options: Options, mode: str | None) -> None:
 def _dynamo_backend(name: str) -> Compiled:
     from torch._dynamo.exc import InvalidBackend
 
-    known = [*torch._dynamo.list_backends(exclude_tags=None), "eager", "inductor"]
     if name == "pitome":
         raise OptionsError("lowering='pitome' would lower to itself; name another backend")
     try:
         found: Compiled = torch._dynamo.lookup_backend(name)
     except InvalidBackend as error:
-        raise OptionsError(
-            f"lowering={name!r} is no registered Dynamo backend. "
-            f"Registered: {', '.join(sorted(set(known) - {'pitome'}))}."
-        ) from error
+        if name == "openvino":
+            raise OptionsError(
+                "lowering='openvino' needs the package openvino: pip install 'pitome-fx[openvino]'"
+            ) from error
+        raise unknown_lowering(name) from error
     except ImportError as error:
         raise OptionsError(f"lowering={name!r} cannot be imported: {error}") from error
     return found

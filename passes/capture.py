@@ -143,6 +143,14 @@ def trace(
         return make_fx(function, pre_dispatch=True, _allow_non_fake_inputs=True)(*inputs)
 
 
+def restore_placeholders(source: GraphModule, graph: GraphModule) -> None:
+    """Inputs keep the names and the metadata that later stages know them by."""
+    old = source.graph.find_nodes(op="placeholder")
+    new = graph.graph.find_nodes(op="placeholder")
+    for before, after in zip(old, new, strict=True):
+        after.meta.update({key: v for key, v in before.meta.items() if key not in after.meta})
+
+
 @contextmanager
 def _allow_real_constants(fake_mode: FakeTensorMode) -> Iterator[None]:
     before = fake_mode.allow_non_fake_inputs

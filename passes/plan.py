@@ -49,7 +49,13 @@ class Amount:
         """k in closed form, as a symbolic count needs it: T_(i−1) − T_i."""
         if self.r is not None:
             return self.r
-        return -(-first * self.before // Q) + (-first * self.after // Q)
+        return _ceil(first, self.before) - _ceil(first, self.after)
+
+
+def _ceil(tokens: Size, part: int) -> Size:
+    """⌈tokens · part / q⌉ without a negative operand: engines divide integers towards zero."""
+    exact = Fraction(part, Q)
+    return (tokens * exact.numerator + exact.denominator - 1) // exact.denominator
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from pitome_fx.ops import emit
 from pitome_fx.options import Options
 from pitome_fx.passes.align import with_dim
 from pitome_fx.passes.axes import Atom, Size, TokenTensor, hint, is_merged, length
-from pitome_fx.passes.capture import Program, trace
+from pitome_fx.passes.capture import Program, restore_placeholders, trace
 from pitome_fx.passes.cost import merge_overhead
 from pitome_fx.passes.detect import Block, Detection
 from pitome_fx.passes.events import LiftEvent, ProjectEvent, UnweightedEvent
@@ -82,7 +82,7 @@ def rewrite(program: Program, detection: Detection, plan: Plan, options: Options
         watch=merger.count,
     )
     graph = trace(replay.run, program.inputs, program.fake_mode)
-    _restore_placeholders(program.graph, graph)
+    restore_placeholders(program.graph, graph)
     graph.graph.eliminate_dead_code()
     graph.graph.lint()
     graph.recompile()
@@ -95,14 +95,6 @@ def rewrite(program: Program, detection: Detection, plan: Plan, options: Options
         tuple(replay.projections),
         tuple(replay.unweighted),
     )
-
-
-def _restore_placeholders(source: GraphModule, graph: GraphModule) -> None:
-    """Inputs keep the names and the metadata that later stages know them by."""
-    old = source.graph.find_nodes(op="placeholder")
-    new = graph.graph.find_nodes(op="placeholder")
-    for before, after in zip(old, new, strict=True):
-        after.meta.update({key: v for key, v in before.meta.items() if key not in after.meta})
 
 
 class Merger:

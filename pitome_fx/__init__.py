@@ -4,6 +4,7 @@ from pitome_fx.algorithms import ALGORITHMS, Match, register
 from pitome_fx.errors import (
     CaptureError,
     DeployError,
+    LoweringError,
     OptionsError,
     PitomeError,
     PitomeWarning,
@@ -19,6 +20,7 @@ __all__ = [
     "ALGORITHMS",
     "CaptureError",
     "DeployError",
+    "LoweringError",
     "Match",
     "Options",
     "OptionsError",

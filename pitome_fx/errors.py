@@ -25,5 +25,9 @@ class UsageError(PitomeError, ValueError):
     """The command line names something that does not exist or does not fit."""
 
 
+class LoweringError(PitomeError, RuntimeError):
+    """The engine that was asked for cannot take the graph."""
+
+
 class PitomeWarning(UserWarning):
     """The model runs dense, or merges less than asked for; the text says why."""

@@ -16,9 +16,10 @@ from torch.export.graph_signature import ExportGraphSignature
 from torch.fx import GraphModule
 
 from pitome_fx.errors import CaptureError, PitomeWarning, RefusedError
-from pitome_fx.options import Options
+from pitome_fx.options import Options, known_lowerings, unknown_lowering
 from pitome_fx.passes import pipeline
 from pitome_fx.passes.capture import capture_dynamo, capture_exported
+from pitome_fx.passes.dissolve import dissolve
 from pitome_fx.passes.pipeline import Outcome
 from pitome_fx.passes.reporting import make_report
 from pitome_fx.report import Report
@@ -48,7 +49,7 @@ def transform(
     Args:
         program: a module, a ``torch.fx.GraphModule``, or an ExportedProgram.
         args, kwargs: example inputs; an ExportedProgram brings its own.
-        options: as in ``Options``, without the lowering.
+        options: as in ``Options``; the lowering says no more than the default of ``form``.
 
     Returns:
         For an ExportedProgram a new ExportedProgram. Else a GraphModule that shares the module's
@@ -60,6 +61,8 @@ def transform(
         RefusedError: nothing merges and ``strict=True``, or the program is transformed already.
     """
     parsed = Options.parse(options)
+    if parsed.lowering not in known_lowerings():
+        raise unknown_lowering(parsed.lowering)
     exported = export(program, args, kwargs)
     _refuse_twice(exported)
     result = exported if parsed.merges_nothing else _merged(exported, parsed)
@@ -119,7 +122,9 @@ def _merged(exported: ExportedProgram, options: Options) -> ExportedProgram:
             raise RefusedError(reason)
         warnings.warn(reason, PitomeWarning, stacklevel=3)
         return exported
-    return _rebuild(exported, outcome.rewritten.graph)
+    form = outcome.options.form
+    assert form is not None
+    return _rebuild(exported, dissolve(outcome.rewritten.graph, outcome.program.inputs, form))
 
 
 def why_nothing_merges(outcome: Outcome) -> str:

@@ -24,11 +24,13 @@ from pitome_fx.algorithms import ALGORITHMS
 from pitome_fx.algorithms.common import take
 
 
-def _full_precision(x: Tensor) -> AbstractContextManager[None]:
+def full_precision(x: Tensor) -> AbstractContextManager[None]:
     """Autocast off, which would turn the float32 products of an op's body back into half ones."""
-    if not torch.amp.is_autocast_available(x.device.type):
+    kind = x.device.type
+    # Where it is off already, a traced body stays free of nodes that switch it.
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
         return nullcontext()
-    return torch.autocast(x.device.type, enabled=False)
+    return torch.autocast(kind, enabled=False)
 
 
 LIBRARY = torch.library.Library("pitome", "DEF")
@@ -53,10 +55,11 @@ def match(
     tokens = metric.shape[1]
     inner = slice(front, tokens - back)
     wide = torch.promote_types(metric.dtype, torch.float32)
-    with _full_precision(metric), torch.no_grad():
+    # Detached, not under no_grad, which would leave nodes of its own in a traced body.
+    with full_precision(metric):
         found = ALGORITHMS[algorithm].match(
-            metric[:, inner].detach().to(wide),
-            size[:, inner],
+            metric.detach()[:, inner].to(wide),
+            size.detach()[:, inner],
             None if padding is None else padding[:, inner],
             k,
             margin,
@@ -67,7 +70,7 @@ def match(
     return kept, found.moved + front, found.target + front
 
 
-def _joins(groups: int, target: Tensor) -> Tensor:
+def joins(groups: int, target: Tensor) -> Tensor:
     """(B, N', k) bool: does the moved token (last axis) join the group?"""
     group = torch.arange(groups, device=target.device)
     return group.view(1, -1, 1) == target.unsqueeze(1)
@@ -75,7 +78,7 @@ def _joins(groups: int, target: Tensor) -> Tensor:
 
 def merge_size(size: Tensor, kept: Tensor, moved: Tensor, target: Tensor) -> Tensor:
     """Sizes (B, N') of the groups that tokens of sizes (B, N) form; their sum is unchanged."""
-    joining = _joins(kept.shape[1], target) * size.gather(1, moved).unsqueeze(1)
+    joining = joins(kept.shape[1], target) * size.gather(1, moved).unsqueeze(1)
     return size.gather(1, kept) + joining.sum(-1)
 
 
@@ -86,10 +89,10 @@ def merge(x: Tensor, size: Tensor, kept: Tensor, moved: Tensor, target: Tensor) 
     finite stays in its group, though the product with the one-hot shares would spread it.
     """
     wide = torch.promote_types(x.dtype, torch.float32)
-    with _full_precision(x):
+    with full_precision(x):
         weight = size.to(wide)
         moving = weight.gather(1, moved)
-        joining = _joins(kept.shape[1], target) * moving.unsqueeze(1)
+        joining = joins(kept.shape[1], target) * moving.unsqueeze(1)
         total = weight.gather(1, kept) + joining.sum(-1)
         share = joining / total.unsqueeze(-1)
         own = 1 - share.sum(-1, keepdim=True)
@@ -116,10 +119,9 @@ def unmerge(x: Tensor, assign: Tensor) -> Tensor:
 
 def _highest(values: Tensor, index: Tensor, groups: int) -> Tensor:
     """The highest member of each group, (B, N, F) → (B, N', F), without gradient; 0 if infinite."""
-    with torch.no_grad():
-        lowest = values.new_full((values.shape[0], groups, values.shape[2]), -torch.inf)
-        peak = lowest.scatter_reduce(1, index, values, "amax", include_self=True)
-        return torch.where(peak.isfinite(), peak, 0)
+    lowest = values.new_full((values.shape[0], groups, values.shape[2]), -torch.inf)
+    peak = lowest.scatter_reduce(1, index, values.detach(), "amax", include_self=True)
+    return torch.where(peak.isfinite(), peak, 0)
 
 
 def project(x: Tensor, assign: Tensor, size: Tensor) -> Tensor:

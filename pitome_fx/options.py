@@ -7,12 +7,32 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import torch
+
 from pitome_fx.algorithms import ALGORITHMS
 from pitome_fx.errors import OptionsError
 
 AMOUNTS = ("ratio", "r", "flops", "schedule")
 DEFAULT_FLOPS = 0.6
 MIN_RATIO = 0.5
+Form = Literal["pitome", "aten", "portable"]
+FORMS: tuple[Form, ...] = ("pitome", "aten", "portable")
+PORTABLE_LOWERINGS = ("openvino", "tensorrt", "torch_tensorrt", "aot_torch_tensorrt_aten")
+"""Lowerings to engines that know few ops."""
+
+
+def known_lowerings() -> set[str]:
+    """Names that ``lowering=`` takes; not all of them need to be installed."""
+    registered = torch._dynamo.list_backends(exclude_tags=None)
+    return {*registered, "eager", "inductor", *PORTABLE_LOWERINGS} - {"pitome"}
+
+
+def unknown_lowering(name: str) -> OptionsError:
+    """The error for a lowering that is none of these."""
+    return OptionsError(
+        f"lowering={name!r} is no registered Dynamo backend. "
+        f"Registered: {', '.join(sorted(known_lowerings()))}."
+    )
 
 
 @dataclass(frozen=True)
@@ -36,6 +56,9 @@ class Options:
         min_tokens: a block with fewer tokens than this does not merge.
         lowering: ``"inductor"``, ``"eager"``, or the name of any other Dynamo backend.
         lowering_options: options of that lowering (for Inductor: config patches and ``"mode"``).
+        form: ``"pitome"`` (merges are ``torch.ops.pitome`` nodes), ``"aten"`` (these dissolved, so
+            that the library is not needed to run the graph), ``"portable"`` (dissolved into few
+            ops, for other engines); None for the one that the lowering takes.
         strict: raise instead of falling back to the dense model.
 
     Raises:
@@ -56,6 +79,7 @@ class Options:
     min_tokens: int = 8
     lowering: str = "inductor"
     lowering_options: Mapping[str, Any] = field(default_factory=dict)
+    form: Form | None = None
     strict: bool = False
 
     def __post_init__(self) -> None:
@@ -119,6 +143,7 @@ class Options:
             alpha=own.alpha if self.alpha is None else self.alpha,
             metric=own.metric if self.metric is None else self.metric,
             blocks=own.blocks if self.blocks is None else self.blocks,
+            form=self.form or ("portable" if self.lowering in PORTABLE_LOWERINGS else "pitome"),
         )
 
 
@@ -172,5 +197,6 @@ _CHECKS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "min_tokens": ("an int of at least 2", lambda v: _is_int(v) and v >= 2),
     "lowering": ("the name of a lowering", lambda v: isinstance(v, str) and bool(v)),
     "lowering_options": ("a mapping", lambda v: isinstance(v, Mapping)),
+    "form": ("'pitome', 'aten' or 'portable'", _optional(lambda v: v in FORMS)),
     "strict": ("True or False", lambda v: isinstance(v, bool)),
 }

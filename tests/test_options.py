@@ -23,6 +23,7 @@ DEFAULTS = {
     "min_tokens": 8,
     "lowering": "inductor",
     "lowering_options": {},
+    "form": None,
     "strict": False,
 }
 
@@ -92,6 +93,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("lowering", None, "lowering"),
     ("lowering_options", ["mode"], "a mapping"),
     ("lowering_options", None, "a mapping"),
+    ("form", "onnx", "'pitome', 'aten' or 'portable'"),
     ("strict", "yes", "True or False"),
 ]
 

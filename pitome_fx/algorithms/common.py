@@ -28,8 +28,9 @@ def merge_order(score: Tensor, padding: Tensor | None) -> Tensor:
     alternating split of the order gives every token a partner of its own kind, with static shapes.
     """
     if padding is not None:
-        count = padding.sum(-1, keepdim=True)
-        odd_one_out = padding & (padding.cumsum(-1) == count) & (count % 2 == 1)
+        place = torch.arange(padding.shape[-1], device=padding.device)
+        last = torch.where(padding, place, -1).amax(-1, keepdim=True)
+        odd_one_out = (place == last) & (padding.sum(-1, keepdim=True) % 2 == 1)
         score = score.masked_fill(padding, torch.inf).masked_fill(odd_one_out, -torch.inf)
     return torch.argsort(score, dim=-1, descending=True, stable=True)
 

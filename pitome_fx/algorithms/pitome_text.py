@@ -43,5 +43,5 @@ def _halves_of_each_kind(mergeable: Tensor, padding: Tensor) -> Tensor:
     in_lower_half = torch.where(
         is_padding, place >= padded // 2, place - padded >= (place.shape[0] - padded) // 2
     )
-    by_half = torch.argsort(in_lower_half.to(torch.uint8), dim=-1, stable=True)
+    by_half = torch.argsort(in_lower_half.to(torch.int32), dim=-1, stable=True)
     return mergeable.gather(1, by_half)

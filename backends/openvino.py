@@ -1,0 +1,45 @@
+"""OpenVINO's own Dynamo backend, as ``lowering="openvino"``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.fx import GraphModule
+
+from pitome_fx.errors import LoweringError
+
+
+def compile_graph(
+    backend: Callable[..., Any],
+    graph: GraphModule,
+    example_inputs: Sequence[Any],
+    options: Mapping[str, Any],
+    *,
+    merged: bool,
+) -> Callable[..., Any]:
+    """Lower a Dynamo graph.
+
+    Args:
+        backend: what OpenVINO has registered.
+        graph: the dense graph, or a merged one in portable form.
+        example_inputs: its inputs.
+        options: of that backend, such as ``{"config": {"INFERENCE_PRECISION_HINT": "f32"}}``.
+
+    Raises:
+        LoweringError: OpenVINO could not take the merged graph.
+    """
+    settings = {"options": dict(options)} if options else {}
+    if options.get("aot_autograd"):
+        return backend(graph, list(example_inputs), **settings)
+    # OpenVINO traces the graph again. In Dynamo's own tracing context a convolution then leaves
+    # symbols behind for which Dynamo can write no guard (OpenVINO 2026.4 on torch 2.13).
+    with torch._guards.tracing(None):
+        compiled = backend(graph, list(example_inputs), **settings)
+    if merged and not getattr(compiled, "__qualname__", "").startswith("fx_openvino"):
+        raise LoweringError(
+            "OpenVINO could not convert the graph and would run it in Inductor, silently: use "
+            "lowering='inductor', or export the model to ONNX and convert that"
+        )
+    return compiled

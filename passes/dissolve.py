@@ -1,0 +1,61 @@
+"""Dissolve: replace the pitome ops of a rewritten graph by ATen ops, for where it is to run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.fx import GraphModule, Interpreter
+
+from pitome_fx.ops import OPS
+from pitome_fx.options import Form
+from pitome_fx.passes.capture import fake_mode_of, restore_placeholders, trace
+from pitome_fx.portable import PORTABLE, divide, gather
+
+Bodies = Mapping[Any, Callable[..., Any]]
+
+
+def _op(name: str) -> Any:
+    return getattr(torch.ops.pitome, name).default
+
+
+BODIES: dict[Form, Bodies] = {
+    "aten": {_op(name): body for name, (body, _, _) in OPS.items()},
+    # The rewrite itself gathers where it follows a token through several merges.
+    "portable": {
+        **{_op(name): body for name, body in PORTABLE.items()},
+        torch.ops.aten.gather.default: gather,
+        torch.ops.aten.div.Tensor: divide,
+    },
+}
+"""Form → what each op of the graph is replaced by."""
+
+
+def dissolve(graph: GraphModule, inputs: Sequence[Any], form: Form) -> GraphModule:
+    """The graph without pitome ops, with the same placeholders and outputs.
+
+    Args:
+        graph: a rewritten graph.
+        inputs: what its placeholders stand for: fake tensors, ints and SymInts.
+        form: ``"aten"`` or ``"portable"``; ``"pitome"`` leaves the graph as it is.
+    """
+    if form == "pitome":
+        return graph
+    dissolved = trace(_Dissolve(graph, BODIES[form]).run, inputs, fake_mode_of(inputs))
+    restore_placeholders(graph, dissolved)
+    dissolved.graph.eliminate_dead_code()
+    dissolved.graph.lint()
+    dissolved.recompile()
+    return dissolved
+
+
+class _Dissolve(Interpreter):
+    """Runs a graph with other bodies for some of its ops."""
+
+    def __init__(self, graph: GraphModule, bodies: Bodies) -> None:
+        super().__init__(graph)
+        self.bodies = bodies
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        return self.bodies.get(target, target)(*args, **kwargs)

@@ -1,0 +1,267 @@
+"""The forms of a rewritten graph: what other engines can take computes what the pitome ops do."""
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.fx import GraphModule
+
+import pitome_fx
+from pitome_fx import ALGORITHMS, OptionsError, portable
+from pitome_fx.ops import OPS
+from pitome_fx.portable import PORTABLE
+from tests.support.blocks import BY_HAND
+from tests.support.compiled import has_pitome_nodes, output_of, recording
+from tests.support.models import HUGGING_FACE, TIMM, TORCH
+from tests.support.oracle import assert_close, assert_equal, expected, transformed
+
+MODELS = {**TIMM, **HUGGING_FACE, **TORCH, **BY_HAND}
+
+ADDED = {
+    *("abs", "add", "alias", "amax", "arange", "argmax", "cat", "chunk", "clamp", "clamp_min"),
+    *("detach", "div", "elu", "eq", "exp", "expand", "expand_as", "ge", "getitem", "gt", "index"),
+    *("index_select", "isfinite", "linalg_vector_norm", "log", "logical_not", "lt", "masked_fill"),
+    *("matmul", "maximum", "mean", "mul", "narrow", "ne", "neg", "new_ones", "permute", "pow"),
+    *("reciprocal", "remainder", "reshape", "rsub", "select", "slice", "squeeze", "stack", "sub"),
+    *("floor_divide", "sum", "to", "topk", "transpose", "unsqueeze", "view", "where", "zeros_like"),
+    *("__and__", "__or__", "bitwise_not"),
+}
+"""ATen ops that the portable form may add to those of the dense graph; all are everywhere."""
+
+
+def op_names(graph: GraphModule) -> set[str]:
+    """ATen ops of a graph, without their overloads."""
+    targets = {node.target for node in graph.graph.nodes if node.op == "call_function"}
+    return {getattr(t, "__name__", str(t)).split(".")[0] for t in targets}
+
+
+@pytest.mark.parametrize("algorithm", sorted(ALGORITHMS))
+@pytest.mark.parametrize("name", ["sdpa", "encoder-padded"])
+def test_only_ops_that_every_engine_knows_are_added(name: str, algorithm: str) -> None:
+    case = MODELS[name]()
+    options = {"algorithm": algorithm, "ratio": 0.8, "blocks": [0]}
+    graph = transformed(case, form="portable", **options)
+    dense = pitome_fx.transform(case.model, case.args, case.kwargs, ratio=1.0)
+    assert op_names(graph) - op_names(dense) <= ADDED
+    with torch.no_grad():
+        wanted = transformed(case, **options)(*case.args, **case.kwargs)
+        assert_close(graph(*case.args, **case.kwargs), wanted, 1e-5)
+
+
+@pytest.mark.parametrize(
+    "name", ["vit-mean-pool", "eva02", "encoder-padded", "bmm-bias", "sdpa-all-tokens"]
+)
+def test_forms_of_a_model_compute_the_same(name: str) -> None:
+    case = MODELS[name]().to(torch.float64)
+    program = torch.export.export(case.model, case.args, dict(case.kwargs))
+    outputs: dict[str, Any] = {}
+    for form in ("pitome", "aten", "portable"):
+        after = pitome_fx.transform(program, ratio=0.8, strict=True, form=form)
+        assert isinstance(after, torch.export.ExportedProgram)
+        after.validate()
+        assert has_pitome_nodes(after.graph_module) is (form == "pitome")
+        with torch.no_grad():
+            outputs[form] = after.module()(*case.args, **case.kwargs)
+        if form == "portable":
+            assert op_names(after.graph_module) - op_names(program.graph_module) <= ADDED
+    assert_equal(outputs["aten"], outputs["pitome"])
+    assert_close(outputs["portable"], outputs["pitome"], 1e-13)
+
+
+def test_half_models() -> None:
+    case = TIMM["vit"]().to(torch.bfloat16)
+    with torch.no_grad():
+        wanted = transformed(case, ratio=0.8)(*case.args)
+        assert_close(transformed(case, ratio=0.8, form="portable")(*case.args), wanted, 2e-2)
+
+
+def test_gradients_are_the_same() -> None:
+    case = BY_HAND["sdpa-bias"]().to(torch.float64)
+    gradients = []
+    for form in ("pitome", "aten", "portable"):
+        case.model.zero_grad()
+        transformed(case, ratio=0.8, form=form)(*case.args).square().sum().backward()
+        gradients.append([p.grad.clone() for p in case.model.parameters() if p.grad is not None])
+    for own in gradients[1:]:
+        for a, b in zip(own, gradients[0], strict=True):
+            assert_close(a, b, 1e-11)
+
+
+def test_batch_stays_dynamic() -> None:
+    case = BY_HAND["sdpa-bias"]().to(torch.float64)
+    shapes = {"x": {0: torch.export.Dim("batch", min=2, max=64)}}
+    program = torch.export.export(case.model, case.args, dynamic_shapes=shapes)
+    plain, ported = (
+        pitome_fx.transform(program, ratio=0.8, strict=True, form=form)
+        for form in ("pitome", "portable")
+    )
+    for size in (2, 5):
+        x = torch.randn(size, 24, 24, dtype=torch.float64)
+        with torch.no_grad():
+            assert_close(ported.module()(x), plain.module()(x), 1e-13)
+
+
+class TestChoice:
+    """The form follows the lowering unless it is asked for."""
+
+    @pytest.mark.parametrize("form", ["aten", "portable"])
+    def test_asked_for_in_torch_compile(self, form: str) -> None:
+        case = BY_HAND["sdpa"]().to(torch.float64)
+        with recording() as graphs:
+            output = output_of(case, ratio=0.8, lowering="recording", form=form)
+        assert_close(output, expected(case, ratio=0.8), 1e-9)
+        assert not has_pitome_nodes(graphs[0])
+        assert ("topk" in op_names(graphs[0])) is (form == "portable")
+
+    def test_default_of_each_lowering(self) -> None:
+        case = BY_HAND["sdpa"]()
+        for lowering, portable_form in [
+            ("inductor", False),
+            ("openvino", True),
+            ("tensorrt", True),
+        ]:
+            graph = transformed(case, ratio=0.8, lowering=lowering)
+            assert has_pitome_nodes(graph) is not portable_form
+
+    @pytest.mark.parametrize("lowering", ["onnx", "pitome"])
+    def test_lowering_that_there_is_none_of(self, lowering: str) -> None:
+        with pytest.raises(OptionsError, match=f"{lowering}.* is no registered Dynamo backend"):
+            transformed(BY_HAND["sdpa"](), lowering=lowering)
+
+    def test_unknown(self) -> None:
+        with pytest.raises(OptionsError, match=r"form=.onnx. is not allowed: .*portable"):
+            transformed(BY_HAND["sdpa"](), form="onnx")
+
+
+class TestBodies:
+    """Every portable body against the body of the op."""
+
+    def test_there_is_one_for_every_op(self) -> None:
+        assert PORTABLE.keys() == OPS.keys()
+
+    @pytest.mark.parametrize("algorithm", sorted(ALGORITHMS))
+    @given(
+        tokens=st.integers(4, 17),
+        share=st.floats(0, 1),
+        seed=st.integers(0, 999),
+        padded=st.booleans(),
+        ties=st.booleans(),
+        dtype=st.sampled_from([torch.float64, torch.float32, torch.bfloat16]),
+    )
+    @settings(max_examples=25, deadline=None, derandomize=True)
+    def test_match(
+        self,
+        algorithm: str,
+        tokens: int,
+        share: float,
+        seed: int,
+        padded: bool,
+        ties: bool,
+        dtype: torch.dtype,
+    ) -> None:
+        torch.manual_seed(seed)
+        metric = torch.randn(2, tokens + 1, 5).to(dtype)
+        if ties:
+            # Equal energies must be equal after rounding too: exp(x) − 1 rounds unlike expm1(x).
+            metric = torch.eye(5).to(dtype)[torch.randint(0, 3, (2, tokens + 1))]
+        padding = torch.rand(2, tokens + 1) < 0.4 if padded else None
+        k = int(share * ((tokens - 1) // 2))
+        args = (metric, torch.ones(2, tokens + 1), padding, algorithm, k, 1, 0, 0.6)
+        args = (*args, 0.0 if ties else 1.0)
+        for a, b in zip(PORTABLE["match"](*args), torch.ops.pitome.match(*args), strict=True):
+            assert torch.equal(a, b)
+
+    @given(
+        tokens=st.integers(4, 17),
+        seed=st.integers(0, 999),
+        special=st.sampled_from([None, torch.inf, -torch.inf, torch.nan, "lowest"]),
+        dtype=st.sampled_from([torch.float64, torch.float32, torch.bfloat16]),
+    )
+    @settings(max_examples=60, deadline=None, derandomize=True)
+    def test_arithmetic_of_groups(
+        self, tokens: int, seed: int, special: Any, dtype: torch.dtype
+    ) -> None:
+        torch.manual_seed(seed)
+        found = groups(tokens)
+        x = torch.randn(2, tokens, 3).to(dtype) * 100
+        if special is not None:
+            value = torch.finfo(dtype).min if special == "lowest" else special
+            x = torch.where(torch.rand(2, tokens, 3) < 0.3, value, x)
+        size, step, assign, counts = found
+        calls: dict[str, tuple[Tensor, ...]] = {
+            "merge": (x, size, *step),
+            "unmerge": (x[:, : counts.shape[1]], assign),
+            "project": (x, assign, counts),
+            "group_logsumexp": (x, assign, counts),
+            "assignment": step,
+            "merge_size": (size, *step),
+        }
+        for name, args in calls.items():
+            wanted = getattr(torch.ops.pitome, name)(*args)
+            # The lowest float, as masks hold it, may be lost in rounding where it is averaged.
+            scale = {"rtol": 1e-2, "atol": 1e-2} if dtype == torch.bfloat16 else {}
+            own = PORTABLE[name](*args)
+            torch.testing.assert_close(own, wanted, equal_nan=True, **scale)
+
+    def test_the_mean_of_equal_values_is_that_value(self) -> None:
+        lowest = torch.finfo(torch.float32).min
+        assign, size = torch.tensor([[0, 0, 0, 1, 1, 2]]), torch.tensor([[3.0, 2.0, 1.0]])
+        found = portable.project(torch.full((1, 6, 1), lowest), assign, size)
+        assert found.flatten().tolist() == [lowest] * 3
+
+    @given(
+        rows=st.lists(st.lists(st.integers(0, 5), min_size=6, max_size=6), min_size=1, max_size=3),
+        descending=st.booleans(),
+    )
+    @settings(max_examples=50, deadline=None, derandomize=True)
+    def test_sorts_are_stable(self, rows: list[list[int]], descending: bool) -> None:
+        x = torch.tensor(rows, dtype=torch.float32)
+        wanted = torch.sort(x, descending=descending, stable=True)
+        for a, b in zip(portable.sort(x, -1, descending), wanted, strict=True):
+            assert torch.equal(a, b)
+        down = portable.argsort(x, 0, descending)
+        assert torch.equal(down, torch.argsort(x, dim=0, descending=descending, stable=True))
+
+    @pytest.mark.parametrize("dim", [0, 1, 2, -1])
+    def test_gather(self, dim: int) -> None:
+        x = torch.randn(3, 4, 5)
+        index = torch.randint(0, 3, (3, 2, 5))
+        assert torch.equal(portable.gather(x, dim, index), x.gather(dim, index))
+        expanded = torch.randint(0, 4, (3, 6, 1)).expand(3, 6, 5)
+        assert torch.equal(portable.gather(x, 1, expanded), x.gather(1, expanded))
+        narrow = expanded[:2, :, :1]
+        assert torch.equal(portable.gather(x, 1, narrow), x.gather(1, narrow))
+
+    def test_symbolic_numbers_of_tokens(self) -> None:
+        """The scan for the highest member of a group spans them all."""
+
+        class LogSumExp(torch.nn.Module):
+            def forward(self, x: Tensor, assign: Tensor, size: Tensor) -> Tensor:
+                return portable.group_logsumexp(x, assign, size)
+
+        def arguments(tokens: int) -> tuple[Tensor, Tensor, Tensor]:
+            _, _, assign, counts = groups(tokens)
+            return torch.randn(2, tokens, 3) * 50, assign, counts
+
+        first = torch.export.Dim("tokens", min=4, max=64)
+        second = torch.export.Dim("groups", min=3, max=64)
+        program = torch.export.export(
+            LogSumExp(), arguments(11), dynamic_shapes=({1: first}, {1: first}, {1: second})
+        )
+        for tokens in (6, 33, 60):
+            args = arguments(tokens)
+            wanted = torch.ops.pitome.group_logsumexp(*args)
+            torch.testing.assert_close(program.module()(*args), wanted)
+
+
+def groups(tokens: int) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor], Tensor, Tensor]:
+    """Sizes of tokens, a merge of a third of them, the assignment, the members of each group."""
+    size = torch.randint(1, 4, (2, tokens)).float()
+    k = max(1, tokens // 3)
+    match = torch.ops.pitome.match
+    step = match(torch.randn(2, tokens, 5), size, None, "pitome", k, 1, 0, 0.5, 1.0)
+    counts = torch.ops.pitome.merge_size(torch.ones_like(size), *step)
+    return size, step, torch.ops.pitome.assignment(*step), counts
