@@ -14,25 +14,13 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from pitome_fx.errors import DeployError
-from pitome_fx.frontends import is_pitome_op
-from pitome_fx.ops import OPS
+from pitome_fx.frontends import in_form
+from pitome_fx.options import Form
 
 Runnable = Callable[..., Any]
 
 PROTOBUF_LIMIT = 2**31
 """Bytes; an ONNX file as large keeps its weights in a second file beside it."""
-
-
-def dissolve(program: ExportedProgram) -> ExportedProgram:
-    """The program with its pitome ops spelled out in ATen; linear, attention and the like stay.
-
-    What is made of it needs no pitome_fx: files, other compilers. Without pitome ops it is returned
-    as it is.
-    """
-    if not any(is_pitome_op(node.target) for node in program.graph.nodes):
-        return program
-    bodies = {getattr(torch.ops.pitome, name).default: body for name, (body, _, _) in OPS.items()}
-    return program.run_decompositions(bodies)
 
 
 @dataclass(frozen=True)
@@ -42,15 +30,17 @@ class Format:
     Attributes:
         title: what people call it.
         suffix: how its file names end.
+        form: of the programs that it is written from (see ``Options``).
         needs: packages that writing takes beside torch.
         runs_with: packages that running takes beside torch.
-        write: writes a dissolved program.
+        write: writes a program in that form.
         load: a file → a callable that takes the inputs of the program.
         usage: Python that loads and runs a file; ``{path}`` and ``{inputs}`` stand for its own.
     """
 
     title: str
     suffix: str
+    form: Form
     needs: tuple[str, ...]
     runs_with: tuple[str, ...]
     write: Callable[[ExportedProgram, Path], None]
@@ -71,7 +61,7 @@ def save(program: ExportedProgram, path: Path | str, to: str) -> list[Path]:
     path = Path(path)
     check(path, to)
     try:
-        FORMATS[to].write(dissolve(program), path)
+        FORMATS[to].write(in_form(program, FORMATS[to].form), path)
     except Exception as error:
         raise DeployError(f"the {FORMATS[to].title} cannot be written: {reason(error)}") from error
     return [file for file in (path, _weights_beside(path)) if file.exists()]
@@ -142,46 +132,12 @@ def _load_aotinductor(path: Path) -> Runnable:
 
 
 def _write_onnx(program: ExportedProgram, path: Path) -> None:
-    exported: Any = torch.onnx.export(
-        program,
-        dynamo=True,
-        verbose=False,
-        custom_translation_table={
-            torch.ops.aten.sort.stable: _stable_sort,
-            torch.ops.aten.where.self: _where,
-        },
-    )
+    exported: Any = torch.onnx.export(program, dynamo=True, verbose=False)
     weights = (*program.state_dict.values(), *program.constants.values())
     size = sum(x.nbytes for x in weights if isinstance(x, Tensor))
     # A file written before may have had one.
     _weights_beside(path).unlink(missing_ok=True)
     exported.save(path, external_data=size >= PROTOBUF_LIMIT)
-
-
-def _stable_sort(x: Any, stable: bool = False, dim: int = -1, descending: bool = False) -> Any:
-    """aten.sort.stable in ONNX, which PyTorch's exporter lacks: TopK of all elements.
-
-    The standard says that the lower index comes first among equals, in either direction.
-    """
-    import onnxscript
-
-    op: Any = onnxscript.opset18
-    dim = dim % len(x.shape)
-    # ONNX Runtime has TopK for these types alone; every smaller integer fits into the last.
-    wide = x if x.dtype.is_floating_point() or x.dtype.name == "INT64" else op.Cast(x, to=7)
-    length = op.Gather(op.Shape(x), op.Constant(value_ints=[dim]))
-    values, order = op.TopK(wide, length, axis=dim, largest=int(descending), sorted=1)
-    return op.CastLike(values, x), order
-
-
-def _where(condition: Any, x: Any, y: Any) -> Any:
-    """aten.where in ONNX; ONNX Runtime has no Where between bools, so they are spelled out."""
-    import onnxscript
-
-    op: Any = onnxscript.opset18
-    if x.dtype.name != "BOOL":
-        return op.Where(condition, x, y)
-    return op.Or(op.And(condition, x), op.And(op.Not(condition), y))
 
 
 def _load_onnx(path: Path) -> Runnable:
@@ -202,6 +158,7 @@ FORMATS: Mapping[str, Format] = {
     "onnx": Format(
         "ONNX model",
         ".onnx",
+        "portable",
         ("onnx", "onnxscript"),
         ("onnxruntime",),
         _write_onnx,
@@ -211,6 +168,7 @@ FORMATS: Mapping[str, Format] = {
     "pt2": Format(
         "AOTInductor package",
         ".pt2",
+        "aten",
         (),
         (),
         _write_aotinductor,
@@ -220,6 +178,7 @@ FORMATS: Mapping[str, Format] = {
     "ep": Format(
         "ExportedProgram",
         ".pt2",
+        "aten",
         (),
         (),
         _write_exported,

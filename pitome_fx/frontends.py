@@ -16,7 +16,7 @@ from torch.export.graph_signature import ExportGraphSignature
 from torch.fx import GraphModule
 
 from pitome_fx.errors import CaptureError, PitomeWarning, RefusedError
-from pitome_fx.options import Options, known_lowerings, unknown_lowering
+from pitome_fx.options import Form, Options, known_lowerings, unknown_lowering
 from pitome_fx.passes import pipeline
 from pitome_fx.passes.capture import capture_dynamo, capture_exported
 from pitome_fx.passes.dissolve import dissolve
@@ -125,6 +125,18 @@ def _merged(exported: ExportedProgram, options: Options) -> ExportedProgram:
     form = outcome.options.form
     assert form is not None
     return _rebuild(exported, dissolve(outcome.rewritten.graph, outcome.program.inputs, form))
+
+
+def in_form(program: ExportedProgram, form: Form) -> ExportedProgram:
+    """A transformed program with its pitome ops dissolved; the program itself if it has none.
+
+    Args:
+        form: as in ``Options``.
+    """
+    if not any(is_pitome_op(node.target) for node in program.graph.nodes):
+        return program
+    inputs = [node.meta["val"] for node in program.graph.find_nodes(op="placeholder")]
+    return _rebuild(program, dissolve(program.graph_module, inputs, form))
 
 
 def why_nothing_merges(outcome: Outcome) -> str:

@@ -12,6 +12,7 @@ from torch.export import ExportedProgram
 
 import pitome_fx
 from pitome_fx import DeployError, deploy
+from pitome_fx.frontends import in_form
 from tests.support.blocks import by_hand
 from tests.support.models import Case, bert, encoder
 from tests.support.oracle import assert_close, assert_equal
@@ -32,7 +33,7 @@ class TestDissolve:
     def test_only_pitome_ops_are_spelled_out(self) -> None:
         case = by_hand(depth=2)
         before = merged(case)
-        after = deploy.dissolve(before)
+        after = in_form(before, "aten")
         assert not any("pitome" in target for target in targets(after))
         kept = {"aten.linear.default", "aten.layer_norm.default", "aten.gelu.default"}
         kept |= {"aten.scaled_dot_product_attention.default"}
@@ -46,7 +47,7 @@ class TestDissolve:
     def test_matching_that_knows_of_padding(self, tmp_path: Path) -> None:
         case = encoder(padded=True)
         before = merged(case, algorithm="pitome-text")
-        after = deploy.dissolve(before)
+        after = in_form(before, "aten")
         assert not any("pitome" in target for target in targets(after))
         with torch.no_grad():
             wanted = before.module()(*case.args, **case.kwargs)
@@ -57,7 +58,7 @@ class TestDissolve:
 
     def test_without_pitome_ops_nothing_is_done(self) -> None:
         program = torch.export.export(nn.Linear(3, 4), (torch.ones(2, 3),))
-        assert deploy.dissolve(program) is program
+        assert in_form(program, "aten") is program
 
 
 WITHOUT_US = """
@@ -86,39 +87,6 @@ def test_types_that_a_file_needs_to_be_loaded_are_known() -> None:
     program = torch.export.export(case.model, (), dict(case.kwargs), strict=False)
     assert deploy.imports_of(program) == ["transformers.modeling_outputs"]
     assert deploy.imports_of(torch.export.export(other.model, other.args)) == []
-
-
-def test_where_between_bools_and_between_numbers_in_onnx(tmp_path: Path) -> None:
-    class Choices(nn.Module):
-        def forward(self, c: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-            return torch.where(c, x > 0, y > x), torch.where(c[:, :1], x, y[:1])
-
-    args = torch.rand(4, 6) > 0.5, torch.randn(4, 6), torch.randn(4, 6)
-    deploy.save(torch.export.export(Choices(), args), tmp_path / "where.onnx", "onnx")
-    found = deploy.FORMATS["onnx"].load(tmp_path / "where.onnx")(*args)
-    assert all(torch.equal(a, b) for a, b in zip(found, Choices()(*args), strict=True))
-
-
-class Sorts(nn.Module):
-    """Values and order of stable sorts over every dimension, either way up."""
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        found = []
-        for dim in (0, 1, -1):
-            for descending in (False, True):
-                found += torch.sort(x, dim=dim, descending=descending, stable=True)
-        return found
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.uint8, torch.int64])
-def test_stable_sort_in_onnx_keeps_equals_in_order(dtype: torch.dtype, tmp_path: Path) -> None:
-    x = torch.randint(0, 4, (5, 40, 7)).to(dtype)
-    program = torch.export.export(Sorts(), (x,))
-    deploy.save(program, tmp_path / "sorts.onnx", "onnx")
-    found = deploy.FORMATS["onnx"].load(tmp_path / "sorts.onnx")(x)
-    for one, other in zip(found, Sorts()(x), strict=True):
-        assert one.dtype == other.dtype
-        assert torch.equal(one, other)
 
 
 def test_onnx_weights_of_two_gigabytes_go_beside_the_model(

@@ -40,8 +40,6 @@ def _halves_of_each_kind(mergeable: Tensor, padding: Tensor) -> Tensor:
     is_padding = padding.gather(1, mergeable)
     place = torch.arange(mergeable.shape[1], device=mergeable.device)
     padded = is_padding.sum(-1, keepdim=True)
-    in_lower_half = torch.where(
-        is_padding, place >= padded // 2, place - padded >= (place.shape[0] - padded) // 2
-    )
-    by_half = torch.argsort(in_lower_half.to(torch.int32), dim=-1, stable=True)
+    middle = torch.where(is_padding, padded // 2, padded + (place.shape[0] - padded) // 2)
+    by_half = torch.argsort((place >= middle).to(torch.int32), dim=-1, stable=True)
     return mergeable.gather(1, by_half)

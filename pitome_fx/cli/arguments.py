@@ -47,7 +47,7 @@ def make_parser() -> argparse.ArgumentParser:
     about = "print what merges, what does not, and why"
     explain = _add_command(commands, "explain", about)
     explain.add_argument("--json", action="store_true", help="print the report as JSON")
-    _add_options(explain, without=("lowering", "lowering_options", "strict"))
+    _add_options(explain, without=("lowering", "lowering_options", "form", "strict"))
     about = "write the model on merged tokens to a file that needs no pitome_fx to run"
     export = _add_command(commands, "export", about)
     titles = ", ".join(f"{name}: {format.title}" for name, format in deploy.FORMATS.items())
@@ -59,7 +59,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="any number of items: the first dimension of every input (else that of the inputs)",
     )
     export.add_argument("--no-check", action="store_true", help="do not run the file once written")
-    _add_options(export, without=("lowering", "lowering_options"))
+    _add_options(export, without=("lowering", "lowering_options", "form"))
     return parser
 
 

@@ -35,6 +35,7 @@ ANY: dict[str, st.SearchStrategy[Any]] = {
     "proportional": st.booleans(),
     "blocks": st.lists(st.integers(0, 2), max_size=2),
     "min_tokens": st.integers(2, 3),
+    "form": st.sampled_from([None, "pitome", "aten", "portable"]),
     "lowering": st.sampled_from(["eager", "inductor"]),
     "lowering_options": st.dictionaries(st.sampled_from("ab"), st.integers(0, 1)),
     "strict": st.booleans(),
