@@ -11,6 +11,7 @@ from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 from pitome_fx.groups import sizes
 from tests.properties.build import read_padding
 from tests.properties.description import Options, Program
+from tests.properties.masks import OF_PADDING
 from tests.properties.mixing import ACROSS_BATCH
 from tests.properties.trial import LIMIT, Trial, run, run_module, worst_error
 
@@ -48,7 +49,9 @@ def partitioned(trial: Trial) -> None:
 
 def padding_apart(trial: Trial, program: Program) -> bool:
     """(d) padding and real tokens never share a group; was there anything to tell apart?"""
-    if trial.outcome.rewritten is None or not program.hidden:
+    # An attention that is not told of the padding merges it like any other token.
+    told = all(attention.mask in OF_PADDING for attention in program.attentions())
+    if trial.outcome.rewritten is None or not program.hidden or not told:
         return False
     seen, _ = read_padding(program.padding, trial.flat.inputs[-1])
     assert seen is not None
