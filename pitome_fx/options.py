@@ -83,10 +83,21 @@ class Options:
     strict: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.schedule, Sequence) and not isinstance(self.schedule, str):
-            object.__setattr__(self, "schedule", tuple(self.schedule))
-        if isinstance(self.blocks, Sequence | range | set) and not isinstance(self.blocks, str):
-            object.__setattr__(self, "blocks", tuple(self.blocks))
+        # A schedule has an order, which a set has not.
+        for key, kinds in (("schedule", (Sequence,)), ("blocks", (Sequence, set))):
+            value = getattr(self, key)
+            if isinstance(value, kinds) and not isinstance(value, str):
+                object.__setattr__(self, key, tuple(value))
+        self._check()
+        # Equal options are written alike, so that they share a compile and its cache.
+        for key in ("ratio", "flops", "margin", "alpha"):
+            if getattr(self, key) is not None:
+                object.__setattr__(self, key, float(getattr(self, key)))
+        if self.schedule is not None:
+            object.__setattr__(self, "schedule", tuple(map(float, self.schedule)))
+
+    def _check(self) -> None:
+        """Every value is allowed, and the amount is said once."""
         for key, (allowed, valid) in _CHECKS.items():
             value = getattr(self, key)
             if key == "algorithm":
@@ -94,12 +105,6 @@ class Options:
                 allowed = f"one of {', '.join(sorted(ALGORITHMS))}"
             if not valid(value):
                 raise OptionsError(f"{key}={value!r} is not allowed: expected {allowed}.")
-        # Equal options are written alike, so that they share a compile and its cache.
-        for key in ("ratio", "flops", "margin", "alpha"):
-            if getattr(self, key) is not None:
-                object.__setattr__(self, key, float(getattr(self, key)))
-        if self.schedule is not None:
-            object.__setattr__(self, "schedule", tuple(float(value) for value in self.schedule))
         given = [key for key in AMOUNTS if getattr(self, key) is not None]
         if len(given) > 1:
             listed = ", ".join(f"{key}={getattr(self, key)!r}" for key in given)

@@ -1,7 +1,5 @@
 """Files that run without this library: pitome ops dissolve, formats are written and read back."""
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -59,27 +57,6 @@ class TestDissolve:
     def test_without_pitome_ops_nothing_is_done(self) -> None:
         program = torch.export.export(nn.Linear(3, 4), (torch.ones(2, 3),))
         assert in_form(program, "aten") is program
-
-
-WITHOUT_US = """
-import sys
-sys.modules["pitome_fx"] = None
-import torch
-run = torch.export.load("program.pt2").module()
-torch.save(run(torch.load("x.pt")), "y.pt")
-"""
-
-
-def test_an_exported_program_runs_where_pitome_fx_is_missing(tmp_path: Path) -> None:
-    case = by_hand(depth=1)
-    program = merged(case)
-    (file,) = deploy.save(program, tmp_path / "program.pt2", "ep")
-    assert file == tmp_path / "program.pt2"
-    torch.save(case.args[0], tmp_path / "x.pt")
-    command = [sys.executable, "-W", "ignore", "-c", WITHOUT_US]
-    subprocess.run(command, cwd=tmp_path, check=True)
-    with torch.no_grad():
-        assert_equal(torch.load(tmp_path / "y.pt"), program.module()(*case.args))
 
 
 def test_types_that_a_file_needs_to_be_loaded_are_known() -> None:
