@@ -18,7 +18,7 @@ Run = Callable[..., tuple[Tensor, ...]]
 def same(trial: Trial) -> None:
     """Relative to the largest gradient of all: what the softmax does not see has only rounding."""
     rewritten = trial.outcome.rewritten
-    if rewritten is None:
+    if rewritten is None or not _is_trainable(trial.flat):
         return
     # Under autograd attention may round otherwise, and a tie fall the other way.
     taken: list[Tensor] = []
@@ -68,6 +68,17 @@ def weighed(outputs: tuple[Any, ...]) -> Tensor | None:
         if isinstance(x, Tensor) and x.requires_grad
     ]
     return torch.stack(terms).sum() if terms else None
+
+
+def _is_trainable(flat: Flat) -> bool:
+    """Autograd refuses some writes, to views and to what it has kept, in the program as it is."""
+    try:
+        gradients(flat, flat)
+    except RuntimeError as refusal:
+        if "modified inplace" in str(refusal) or "modified by an inplace" in str(refusal):
+            return False
+        raise
+    return True
 
 
 def _largest(x: Tensor) -> float:

@@ -116,7 +116,8 @@ def one_by_one(program: Program, options: Options) -> tuple[Trial, str]:
             assert has_ties(trial), "the items of a batch merge unlike one by one, without a tie"
             return trial, "tied tokens"
         whole = tuple(item_of(x, y, i) for x, y in zip(trial.output, alone.output, strict=True))
-        assert worst_error(whole, alone.output) <= LIMIT
+        error = worst_error(whole, alone.output)
+        assert error <= LIMIT, f"item {i} of the batch is not what it is alone: {error:.1e}"
     return trial, ""
 
 

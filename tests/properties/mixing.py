@@ -116,7 +116,9 @@ def _resize(mix: Mix, x: Tensor) -> Tensor:
 
 def _scramble(mix: Mix, x: Tensor) -> Tensor:
     """Tokens and channels read in another order, as a wrong view would."""
-    return mix.channels_first(x).reshape(x.shape)
+    maps = mix.channels_first(x)
+    rows = maps.reshape(maps.shape[0], maps.shape[2], maps.shape[1])
+    return rows if mix.t == 1 else rows.transpose(0, 1)
 
 
 def _windows(mix: Mix, x: Tensor) -> Tensor:
