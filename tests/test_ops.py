@@ -141,6 +141,15 @@ def test_a_value_that_is_not_finite_stays_in_its_group(value: float) -> None:
     assert finite.all()
 
 
+def test_a_value_that_is_not_finite_gets_its_share_of_the_gradient() -> None:
+    size, *merging = step()
+    x = torch.randn(B, N, F, dtype=torch.float64, requires_grad=True)
+    (wanted,) = torch.autograd.grad(ops.merge(x, size, *merging).sum(), x)
+    broken = x.detach().masked_fill(torch.rand(B, N, 1) < 0.5, torch.nan).requires_grad_()
+    (found,) = torch.autograd.grad(ops.merge(broken, size, *merging).sum(), broken)
+    torch.testing.assert_close(found, wanted)
+
+
 def test_half_types_are_averaged_in_float32() -> None:
     size = torch.tensor([[1000.0, 1.0]])
     one = torch.tensor([[0]])

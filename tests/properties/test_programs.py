@@ -26,13 +26,13 @@ from tests.properties.found import BLOCK, FOUND
 from tests.properties.programs import aliens, options, programs
 from tests.properties.statistics import tell
 from tests.properties.trial import run
-from tests.properties.ways import traced
+from tests.properties.ways import examined
 from tests.support.oracle import assert_equal
 
 
 @pytest.mark.parametrize("number", range(len(FOUND)))
 def test_programs_that_once_failed(number: int) -> None:
-    traced(*FOUND[number])
+    examined(*FOUND[number])
 
 
 @PROFILE
