@@ -7,12 +7,18 @@ from torch import Tensor
 
 
 def mean_over_groups(rows: Tensor, groups: Tensor) -> Tensor:
-    """Every token gets the mean of its group's members: (B, N, F) → (B, N, F)."""
+    """Every token gets the mean of its group's members: (B, N, F) → (B, N, F).
+
+    The mean of equal values is exactly that value: beside the lowest float, of which masks are
+    made, the rounding of a sum would decide the softmax.
+    """
     same = groups.unsqueeze(1) == groups.unsqueeze(2)
     wide = torch.promote_types(rows.dtype, torch.float32)
     weight = same.to(wide) / same.sum(-1, keepdim=True)
     if bool(rows.isfinite().all()):
-        return (weight @ rows.to(wide)).to(rows.dtype)
+        first = same.to(torch.int8).argmax(-1).unsqueeze(-1).expand_as(rows)
+        one = rows.to(wide).gather(1, first)
+        return (one + weight @ (rows.to(wide) - one)).to(rows.dtype)
     terms = torch.where(same.unsqueeze(-1), rows.unsqueeze(1), 0)
     return terms.sum(2) / same.sum(-1, keepdim=True)
 

@@ -55,6 +55,16 @@ FOUND: list[tuple[Program, Options]] = [
         )
         for spelling in ("sdpa", "einsum")
     ),
+    # All of an item is padding, in rows of the lowest float whose mean must be the lowest float.
+    (
+        Program(
+            (*BLOCK, Residual(Attention("bmm", mask="given")), Residual(Mlp())),
+            batch=2,
+            tokens=17,
+            hidden=(17, 0),
+        ),
+        {"min_tokens": 2, "ratio": 0.5, "pays": True},
+    ),
     # A block whose results nobody reads.
     (Program((Save(), *BLOCK, Swap(), *BLOCK)), {"min_tokens": 2, "ratio": 0.75, "pays": True}),
 ]
