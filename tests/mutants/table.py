@@ -25,7 +25,6 @@ def law_of(case: str) -> str:
     return f"tests/properties/test_rules.py::test_rule_keeps_the_law[{case}]"
 
 
-PROGRAMS = "tests/properties/test_programs.py"
 OPS, ORACLE, MASKS = "tests/test_ops.py", "tests/test_oracle_models.py", "tests/test_masks.py"
 PADDING, ALGORITHMS = "tests/test_padding.py", "tests/test_algorithms.py"
 
@@ -197,14 +196,14 @@ MUTANTS = [
         "passes/spaces.py",
         "offset = offset + (count if space is None else space.count)",
         "offset = offset + count",
-        law_of("prepend"),
+        law_of("append"),
     ),
     Mutant(
         "what was unmerged is projected back",
         "passes/align.py",
         'raise Lift("a value computed after an unmerge meets a merged one")',
         "pass",
-        PROGRAMS,
+        law_of("flip and add"),
     ),
     Mutant(
         "a bool per token is picked anywhere",
@@ -218,7 +217,7 @@ MUTANTS = [
         "passes/align.py",
         "    if any(atom.axis in batch for d in over for atom in x.dims[d]):\n",
         "    if False:\n",
-        law_of("mean over batch"),
+        law_of("softmax over the batch"),
     ),
     Mutant(
         "a bias on keys is averaged",
@@ -229,10 +228,10 @@ MUTANTS = [
     ),
     Mutant(
         "an unmerged value counts as dense from the start",
-        "passes/moves.py",
-        "return TokenTensor(x.data, x.dims, tainted=True)",
-        "return TokenTensor(x.data, x.dims)",
-        PROGRAMS,
+        "passes/replay.py",
+        "return _taint(value) if any(x.tainted for x in operands) else value",
+        "return value",
+        law_of("flip and add"),
     ),
     Mutant(
         "structured masks pass for biases",

@@ -128,6 +128,7 @@ SLICE = {
 
 JOIN = {
     "prepend": Case(lambda x, t: torch.cat([t, x], 1), ("B2C",)),
+    "append": Case(lambda x, t: torch.cat([x, t], 1), ("B2C",)),
     "append and sum": reduces(lambda x, t: torch.cat([x, t], 1).sum(1), operands=("B2C",)),
     "cat channels": Case(lambda x, y: torch.cat([x, y], 2), ("BN2",), projected=(0,)),
     "stack": Case(lambda x: torch.stack([x, x * 2]).sum(0)),
@@ -155,12 +156,14 @@ REDUCE = {
     "sort": lifted(lambda x: x.sort(1).values),
     "roll": lifted(lambda x: x.roll(1, 1)),
     "flip": lifted(lambda x: x.flip(1)),
+    "flip and add": lifted(lambda x: x + x.flip(1)),
     "mean over batch": lifted(lambda x: x.mean(0)),
 }
 
 NORMALISE = {
     "softmax": Case(lambda x: x.softmax(1)),
     "log_softmax": Case(lambda x: x.log_softmax(1)),
+    "softmax over the batch": lifted(lambda x: x.softmax(0)),
     "softmax channels": Case(lambda x: x.softmax(-1)),
     "layer norm": Case(lambda x, w: F.layer_norm(x, w.shape, w), ("C",)),
     "rms norm": Case(lambda x, w: F.rms_norm(x, w.shape, w), ("C",)),
