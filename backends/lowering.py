@@ -18,10 +18,9 @@ import pitome_fx
 from pitome_fx.algorithms import ALGORITHMS
 from pitome_fx.backends import openvino, tensorrt
 from pitome_fx.errors import OptionsError
-from pitome_fx.options import Options, unknown_lowering
+from pitome_fx.options import TENSORRT, Options, unknown_lowering
 
 Compiled = Callable[..., Any]
-TENSORRT = ("tensorrt", "torch_tensorrt", "aot_torch_tensorrt_aten")
 
 
 def lower(

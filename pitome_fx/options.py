@@ -17,7 +17,8 @@ DEFAULT_FLOPS = 0.6
 MIN_RATIO = 0.5
 Form = Literal["pitome", "aten", "portable"]
 FORMS: tuple[Form, ...] = ("pitome", "aten", "portable")
-PORTABLE_LOWERINGS = ("openvino", "tensorrt", "torch_tensorrt", "aot_torch_tensorrt_aten")
+TENSORRT = ("tensorrt", "torch_tensorrt", "aot_torch_tensorrt_aten")
+PORTABLE_LOWERINGS = ("openvino", *TENSORRT)
 """Lowerings to engines that know few ops."""
 
 

@@ -26,7 +26,7 @@ def law_of(case: str) -> str:
 
 
 OPS, ORACLE, MASKS = "tests/test_ops.py", "tests/test_oracle_models.py", "tests/test_masks.py"
-PADDING, ALGORITHMS = "tests/test_padding.py", "tests/test_algorithms.py"
+PADDING = "tests/test_padding.py"
 
 MUTANTS = [
     Mutant(

@@ -6,14 +6,13 @@ import warnings
 
 import torch
 import torch._dynamo
-import torch.utils._pytree as pytree
-from torch import Tensor
 
 from pitome_fx import PitomeWarning
 from tests.properties.build import build
 from tests.properties.description import Options, Program
 from tests.properties.laws import has_ties
 from tests.properties.trial import LIMIT, Trial, every_merge_pays, run, worst_error
+from tests.support.oracle import tensors
 
 
 def as_traced(program: Program, options: Options, lowering: str) -> Trial:
@@ -36,9 +35,8 @@ def as_traced(program: Program, options: Options, lowering: str) -> Trial:
         warnings.simplefilter("ignore")
         warnings.filterwarnings("error", ".* failed with ", PitomeWarning)
         output = compiled(*inputs)
-    leaves = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
     if lowering != "eager" and trial.merges and has_ties(trial):
         return trial  # the rounding of fused kernels decides who merges with whom
-    error = worst_error((*leaves, *inputs), trial.output)
+    error = worst_error((*tensors(output), *inputs), trial.output)
     assert error <= LIMIT, f"compiled ({lowering}) is not traced: {error:.1e} > {LIMIT:.0e}"
     return trial

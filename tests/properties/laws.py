@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
@@ -14,6 +13,7 @@ from tests.properties.description import Options, Program
 from tests.properties.masks import OF_PADDING
 from tests.properties.mixing import ACROSS_BATCH
 from tests.properties.trial import LIMIT, Trial, run, run_module, worst_error
+from tests.support.oracle import tensors
 
 
 def simulated(trial: Trial) -> None:
@@ -152,8 +152,3 @@ def mixes_batch(program: Program) -> bool:
     taps = [getattr(step, "readout", "") for step in program.steps]
     summed = {"mean-loss", "everything"} & {program.readout, *taps}
     return bool(summed) or bool(ACROSS_BATCH.keys() & set(program.mixers()))
-
-
-def tensors(value: object) -> list[Tensor]:
-    """All tensors of a value, in order."""
-    return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]

@@ -27,7 +27,7 @@ from tests.properties.programs import aliens, options, programs
 from tests.properties.statistics import tell
 from tests.properties.trial import run
 from tests.properties.ways import examined
-from tests.support.oracle import assert_equal
+from tests.support.oracle import assert_equal, tensors
 
 
 @pytest.mark.parametrize("number", range(len(FOUND)))
@@ -76,8 +76,8 @@ def test_c_and_j_the_front_end_keeps_the_form_and_refuses_twice(
             pytree.tree_flatten(f(*clones(inputs))) for f in (graph, module)
         )
         assert spec == wanted
-        assert [(x.shape, x.dtype, x.device) for x in laws.tensors(output)] == [
-            (x.shape, x.dtype, x.device) for x in laws.tensors(dense)
+        assert [(x.shape, x.dtype, x.device) for x in tensors(output)] == [
+            (x.shape, x.dtype, x.device) for x in tensors(dense)
         ]
         if not any("pitome" in str(node.target) for node in graph.graph.nodes):
             assert_equal(output, dense)
