@@ -16,6 +16,7 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
 from pitome_fx.errors import LoweringError, OptionsError
+from pitome_fx.frontends import is_pitome_op
 
 MAX_SORTED = 3840
 """Elements that TensorRT's TopK takes."""
@@ -83,7 +84,7 @@ def compile_exported(program: ExportedProgram, **settings: Any) -> Any:
     """
     settings = _settings(settings)
     package = load()
-    if any(getattr(node.target, "namespace", "") == "pitome" for node in program.graph.nodes):
+    if any(is_pitome_op(node.target) for node in program.graph.nodes):
         raise OptionsError(
             "TensorRT does not know the pitome ops of this program: "
             "transform it with form='portable'"
