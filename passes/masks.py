@@ -54,6 +54,14 @@ class Mask:
     adds: bool = False
 
 
+FUSING = (
+    aten.view.default,
+    aten.reshape.default,
+    aten.flatten.using_ints,
+    aten.unflatten.int,
+)
+"""Heads are fused with the batch, or parted from it."""
+
 # Ops whose result lines up with their operands at the last two dimensions (queries and keys).
 ALIGNED = (
     aten.expand.default,
@@ -171,8 +179,7 @@ class Masks:
             return rank_of(mask) > 3 and self.dataflow.varies_along(mask, -3)
         source = mask.args[0] if mask.args else None
         unfused = isinstance(source, Node) and rank_of(source) == rank_of(mask) + 1
-        fusing = (aten.view.default, aten.reshape.default, aten.flatten.using_ints)
-        if mask.target in fusing and unfused:
+        if mask.target in FUSING and unfused:
             assert isinstance(source, Node)
             return self.dataflow.varies_along(source, -3)
         return True
@@ -191,7 +198,7 @@ class Masks:
         inner = [source for source in node.all_input_nodes if rank_of(source)]
         if is_float(node) and (node.target in ALIGNED or node.target in HIDING):
             return all(self._is_bias(source) for source in inner)
-        if is_float(node) and node.target in (aten.view.default, aten.reshape.default):
+        if is_float(node) and node.target in FUSING:
             return self._is_bias(inner[0])
         if node.target == aten.mul.Tensor:
             # A gate with one value per query (WavLM) scales its row and hides no key of it.

@@ -8,7 +8,7 @@ import torch
 from torch.fx import Node
 
 from pitome_fx.passes.dataflow import is_one
-from pitome_fx.passes.masks import Mask, MaskUse
+from pitome_fx.passes.masks import FUSING, Mask, MaskUse
 
 aten = torch.ops.aten
 
@@ -30,8 +30,7 @@ BETWEEN = (
     aten.masked_fill.Tensor,
     aten.dropout.default,
     aten.to.dtype,
-    aten.view.default,
-    aten.reshape.default,
+    *FUSING,
     aten.contiguous.default,
     aten.clone.default,
     aten.expand.default,

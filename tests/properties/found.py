@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.properties.description import (
     Attention,
+    Join,
     Mix,
     Mlp,
     Options,
@@ -62,6 +63,24 @@ FOUND: list[tuple[Program, Options]] = [
             batch=2,
             tokens=17,
             hidden=(17, 0),
+        ),
+        {"min_tokens": 2, "ratio": 0.5, "pays": True},
+    ),
+    # All of the only item is padding: every value is NaN, without merging too.
+    (
+        Program(
+            (
+                Save(),
+                Residual(Attention("matmul", mask="bool"), inplace=True),
+                Residual(Mlp()),
+                Residual(Attention(mask="bool")),
+                Residual(Mlp()),
+                Join("cat"),
+                Residual(Attention(mask="bool")),
+                Residual(Mlp()),
+            ),
+            tokens=4,
+            hidden=(4,),
         ),
         {"min_tokens": 2, "ratio": 0.5, "pays": True},
     ),
