@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,11 +16,13 @@ from tests.properties.trial import LIMIT, Flat, Trial
 Run = Callable[..., tuple[Tensor, ...]]
 
 
-def same(trial: Trial) -> None:
+def same(trial: Trial) -> Trial:
     """Relative to the largest gradient of all: what the softmax does not see has only rounding."""
     rewritten = trial.outcome.rewritten
-    if rewritten is None or not _is_trainable(trial.flat):
-        return
+    if rewritten is None:
+        return replace(trial, waived="nothing merges")
+    if not _is_trainable(trial.flat):
+        return replace(trial, waived="the program itself cannot be trained")
     # Under autograd attention may round otherwise, and a tie fall the other way.
     taken: list[Tensor] = []
 
@@ -37,6 +40,7 @@ def same(trial: Trial) -> None:
         assert finite, f"not finite: gradient of {name}"
         error = _largest(found[name] - wanted[name]) / scale
         assert error <= LIMIT, f"gradient of {name}: {error:.1e} > {LIMIT:.0e}"
+    return trial
 
 
 def gradients(run: Run, flat: Flat) -> dict[str, Tensor]:

@@ -55,6 +55,8 @@ class Shares:
         """Count one program, tried in some way."""
         self.programs += 1
         self.traits.update([*traits(program, trial), f"tried: {way}"])
+        if trial.waived:
+            self.traits.update([f"tried: {way}, but {trial.waived}"])
         if not trial.merges:
             reasons = {str(block.reason).split(":")[0] for block in trial.report.blocks}
             self.refusals.update(reasons or {"no attention"})

@@ -78,6 +78,7 @@ class Trial:
         output, written: what the rewritten graph returns, and its inputs afterwards.
         simulated: the oracle's outputs and inputs; the same for ``dense``.
         assignments: the group (B, N) of each token after every merge.
+        waived: why the law it was tried for says nothing of it, "" where the law holds.
     """
 
     outcome: Outcome
@@ -86,6 +87,7 @@ class Trial:
     simulated: tuple[Tensor, ...]
     dense: tuple[Tensor, ...]
     assignments: list[Tensor]
+    waived: str = ""
 
     @property
     def merges(self) -> int:
