@@ -14,7 +14,7 @@ from torch._guards import detect_fake_mode
 from torch.fx import GraphModule
 
 from pitome_fx.backends.lowering import check_lowering, lower
-from pitome_fx.errors import CaptureError, OptionsError, PitomeWarning, RefusedError
+from pitome_fx.errors import CaptureError, LoweringError, OptionsError, PitomeWarning, RefusedError
 from pitome_fx.frontends import is_pitome_op, why_nothing_merges
 from pitome_fx.options import Options
 from pitome_fx.passes import pipeline
@@ -90,15 +90,13 @@ def _say_dense(reason: str, options: Options) -> None:
 
 
 def _warn_or_raise(error: Exception, options: Options, what: str) -> None:
-    """A bug of ours costs the user the speed-up, not the model."""
+    """A bug of ours, or a limit of the engine, costs the user the speed-up, not the model."""
     if options.strict:
         raise error
     logger.debug("%s", what, exc_info=error)
-    warnings.warn(
-        f"pitome: the model runs dense: {what} with {type(error).__name__}: {error}. {REPORT_AT}",
-        PitomeWarning,
-        stacklevel=4,
-    )
+    bug = f"{what} with {type(error).__name__}: {error}. {REPORT_AT}"
+    reason = f"{error}." if isinstance(error, LoweringError) else bug
+    warnings.warn(f"pitome: the model runs dense: {reason}", PitomeWarning, stacklevel=4)
 
 
 def _run_without_trace(graph: GraphModule, example_inputs: list[Any], options: Options) -> Outcome:

@@ -11,7 +11,7 @@ from torch.fx import GraphModule, Interpreter
 from pitome_fx.ops import OPS
 from pitome_fx.options import Form
 from pitome_fx.passes.capture import fake_mode_of, restore_placeholders, trace
-from pitome_fx.portable import PORTABLE, divide, gather
+from pitome_fx.portable import PORTABLE, gather
 
 Bodies = Mapping[Any, Callable[..., Any]]
 
@@ -26,7 +26,6 @@ BODIES: dict[Form, Bodies] = {
     "portable": {
         **{_op(name): body for name, body in PORTABLE.items()},
         torch.ops.aten.gather.default: gather,
-        torch.ops.aten.div.Tensor: divide,
     },
 }
 """Form → what each op of the graph is replaced by."""

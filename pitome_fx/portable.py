@@ -28,8 +28,10 @@ def rows(x: Tensor, index: Tensor) -> Tensor:
     return x[batch, index]
 
 
-def gather(x: Tensor, dim: int, index: Tensor) -> Tensor:
-    """``x.gather(dim, index)`` by advanced indexing."""
+def gather(x: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False) -> Tensor:
+    """``x.gather(dim, index)`` by advanced indexing; its gradient is always dense."""
+    if x.dim() == 0:
+        return x.expand(index.shape)
     dim %= x.dim()
     if dim == 1 and x.dim() == 3 and _is_expanded(index, x):
         return rows(x, index[..., 0])
@@ -196,15 +198,6 @@ def _highest(values: Tensor, assign: Tensor, groups: int) -> Tensor:
     group = torch.arange(groups, device=assign.device).view(1, -1, 1)
     start = (assign.unsqueeze(1) < group).sum(-1)
     return rows(values, start)
-
-
-def divide(x: Any, by: Any) -> Any:
-    """``x / by``; by a number, as a product with 1 / by.
-
-    OpenVINO 2026.4 computes the sum of a slice wrongly where it is divided by a constant, as the
-    mean over merged tokens is.
-    """
-    return x * (1 / by) if isinstance(by, int | float) and by else x / by
 
 
 PORTABLE: dict[str, Callable[..., Any]] = {

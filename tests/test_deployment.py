@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.exc import BackendCompilerFailed
 from torch.export import ExportedProgram
 
 import pitome_fx
-from pitome_fx import LoweringError, OptionsError
-from pitome_fx.backends import lowering, openvino
+from pitome_fx import OptionsError
+from pitome_fx.backends import lowering
 from tests.support.blocks import by_hand
-from tests.support.compiled import output_of
+from tests.support.compiled import output_of, told
 from tests.support.models import Case, bert, timm_vit
 from tests.support.oracle import assert_close, assert_equal, expected, tensors, transformed
 
@@ -123,17 +124,27 @@ class TestOpenVinoLowering:
             wanted = transformed(case, ratio=0.8)(*case.args, **case.kwargs)
         assert_close(output, wanted, FLOAT32)
 
-    def test_its_silent_way_into_inductor_is_an_error(self) -> None:
+    def test_its_silent_way_into_inductor_is_an_error(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """Not for a dense graph, where nothing that was asked for is lost."""
-        case = by_hand(depth=1)
-        graph = transformed(case, ratio=0.8, form="portable")
 
         def gave_up(graph: Any, inputs: Any, **settings: Any) -> Any:
             return graph.forward
 
-        with pytest.raises(LoweringError, match="OpenVINO could not convert the graph"):
-            openvino.compile_graph(gave_up, graph, case.args, {}, merged=True)
-        assert openvino.compile_graph(gave_up, graph, case.args, {}, merged=False)
+        monkeypatch.setattr(lowering, "_dynamo_backend", lambda name: gave_up)
+        case = by_hand(depth=1)
+        with told() as messages:
+            output = output_of(case, ratio=0.8, lowering="openvino", strict=False)
+        with torch.no_grad():
+            assert_equal(output, case.model(*case.args, **case.kwargs))
+        assert [text.partition(" and would")[0] for text in messages] == [
+            "pitome: the model runs dense: OpenVINO could not convert the graph"
+        ]
+        assert "report" not in messages[0]
+        torch._dynamo.reset()
+        with pytest.raises(BackendCompilerFailed, match="OpenVINO could not convert the graph"):
+            output_of(case, ratio=0.8, lowering="openvino")
 
     def test_without_the_package(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def unknown(name: str) -> Any:

@@ -56,7 +56,15 @@ def sum_(step: Step, x: TokenTensor, *args: Any, **kwargs: Any) -> TokenTensor:
 @rule(aten.mean.dim, aten.mean.default)
 def mean(step: Step, x: TokenTensor, *args: Any, **kwargs: Any) -> TokenTensor:
     """The size-weighted sum over the number of original tokens."""
-    return _total(step, x, args, kwargs, lambda total, count: total / count)
+    return _total(step, x, args, kwargs, _divided)
+
+
+def _divided(total: Any, count: Size) -> Any:
+    """``total / count``; by a number, as a product.
+
+    OpenVINO 2026.4 computes the sum of a slice wrongly where it is divided by a constant.
+    """
+    return total * (1 / count) if isinstance(count, int) and count else total / count
 
 
 def _total(

@@ -10,13 +10,16 @@ import hashlib
 import multiprocessing
 import random
 import sys
+import tempfile
 import time
 import traceback
 import warnings
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.database import InMemoryExampleDatabase
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -34,6 +37,10 @@ ENOUGH = 400
 
 BYTES = 8192
 """Of randomness for one program; what needs more is not drawn."""
+
+ROUNDS_PER_PROCESS = 20
+"""A fresh process now and then: Dynamo and Inductor keep what they compiled."""
+
 REPRODUCER = '''\
 """{error}
 
@@ -100,6 +107,47 @@ def play(number: int, way: str, examples: int) -> Round:
     return found
 
 
+@dataclass
+class Worker:
+    """A process that plays rounds.
+
+    ``max_tasks_per_child`` of one pool would do, but Python 3.11 loses processes by it (gh-115634).
+    """
+
+    pool: ProcessPoolExecutor
+    left: int
+
+    @classmethod
+    def start(cls) -> Worker:
+        spawn = multiprocessing.get_context("spawn")
+        return cls(ProcessPoolExecutor(1, mp_context=spawn), ROUNDS_PER_PROCESS)
+
+
+def play_in_parallel(count: int, first: int, processes: int) -> Iterator[tuple[Round, int]]:
+    """Every round as it is done, and how many programs it was asked for."""
+    waiting = enumerate(rounds(count), first)
+    idle: list[Worker] = [Worker.start() for _ in range(processes)]
+    busy: dict[Future[Round], tuple[Worker, int]] = {}
+    try:
+        while True:
+            while idle and (following := next(waiting, None)):
+                worker, (number, (way, examples)) = idle.pop(), following
+                worker.left -= 1
+                busy[worker.pool.submit(play, number, way, examples)] = worker, examples
+            if not busy:
+                return
+            for done in wait(busy, return_when=FIRST_COMPLETED).done:
+                worker, examples = busy.pop(done)
+                if not worker.left:
+                    worker.pool.shutdown(wait=False)
+                    worker = Worker.start()
+                idle.append(worker)
+                yield done.result(), examples
+    finally:
+        for worker in [*idle, *(worker for worker, _ in busy.values())]:
+            worker.pool.shutdown(wait=False, cancel_futures=True)
+
+
 def write(found: Round) -> Path:
     """A file that fails as the round did, by itself."""
     assert found.failing is not None
@@ -115,6 +163,14 @@ def write(found: Round) -> Path:
     return path
 
 
+@contextlib.contextmanager
+def fresh_compile_cache() -> Iterator[None]:
+    """What an earlier run left, or left half written when it was stopped, is not met again."""
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", folder)
+        yield
+
+
 def main(count: int, first: int, processes: int) -> int:
     """Fuzz with ``count`` programs; 0 if none failed and the shares are what they should be."""
     columns = (
@@ -125,24 +181,16 @@ def main(count: int, first: int, processes: int) -> int:
         TimeRemainingColumn(),
     )
     start, total, failures = time.perf_counter(), Shares(), set[Path]()
-    spawn = multiprocessing.get_context("spawn")
-    # A fresh process now and then: Dynamo and Inductor keep what they compiled.
-    pool = ProcessPoolExecutor(processes, mp_context=spawn, max_tasks_per_child=20)
-    with Progress(*columns) as progress, pool:
+    with Progress(*columns) as progress, fresh_compile_cache():
         task = progress.add_task("programs", total=count, failed=0)
-        waiting = {
-            pool.submit(play, first + i, way, examples): examples
-            for i, (way, examples) in enumerate(rounds(count))
-        }
-        for done in as_completed(waiting):
-            found = done.result()
+        for found, examples in play_in_parallel(count, first, processes):
             total += found.shares
             if found.failing is not None:
                 path = write(found)
                 failures.add(path)
                 progress.console.print(f"[red]{path}[/]: {found.error}")
-            progress.update(task, advance=waiting[done], failed=len(failures))
-            if not progress.console.is_terminal and total.programs % 400 < waiting[done]:
+            progress.update(task, advance=examples, failed=len(failures))
+            if not progress.console.is_terminal and total.programs % 400 < examples:
                 progress.console.print(f"{total.programs} programs, {len(failures)} failed")
                 progress.console.file.flush()
     print(total)
