@@ -43,7 +43,7 @@ class Block:
         axis: the token axis.
         batch: the axes along which every item merges on its own.
         front, back: protected tokens at either end.
-        padding: the mask that hides padding, if the site has one.
+        padding: the masks that hide padding.
     """
 
     site: Site
@@ -53,7 +53,7 @@ class Block:
     batch: tuple[Axis, ...]
     front: int
     back: int
-    padding: Mask | None
+    padding: tuple[Mask, ...]
 
 
 @dataclass(frozen=True)
@@ -156,11 +156,11 @@ def _look_at_masks(site: Site, masks: Masks) -> None:
         masks.is_learned(mask.node)
 
 
-def _padding(site: Site, masks: Masks, *, fused_heads: bool) -> Mask | None:
-    """The padding mask of a site; refuses masks under which merging would be wrong."""
+def _padding(site: Site, masks: Masks, *, fused_heads: bool) -> tuple[Mask, ...]:
+    """The padding masks of a site; refuses masks under which merging would be wrong."""
     if site.is_causal:
         raise Refusal("causal attention: a merged token would see its own future")
-    found: Mask | None = None
+    found: list[Mask] = []
     for mask in site.masks:
         kind = masks.kind(mask.node, mask.use)
         if kind is MaskKind.CAUSAL:
@@ -172,8 +172,8 @@ def _padding(site: Site, masks: Masks, *, fused_heads: bool) -> Mask | None:
             )
         part = masks.padding_part(mask, fused_heads)
         if part is not None:
-            found = part
-    return found
+            found.append(part)
+    return tuple(found)
 
 
 def _refuse_writes(

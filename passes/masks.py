@@ -152,7 +152,7 @@ class Masks:
         value = self.dataflow.evaluate(node)
         if value is not None:
             return mask if self.kind(node, mask.use) is MaskKind.PADDING else None
-        if node in self.constants or mask.use is MaskUse.SCALES:
+        if node in self.constants:
             return None
         if not self.differs_between_queries(node):
             return None if self._differs_between_heads(node, fused_heads) else mask

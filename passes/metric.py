@@ -8,7 +8,7 @@ from torch import Tensor
 from pitome_fx.passes.align import with_batch
 from pitome_fx.passes.axes import Atom, Dim, TokenTensor, product
 from pitome_fx.passes.detect import Block
-from pitome_fx.passes.masks import MaskUse, is_masking
+from pitome_fx.passes.masks import Mask, MaskUse, is_masking
 from pitome_fx.passes.moves import permute, reshape, rows_of
 from pitome_fx.passes.replay import Replay
 from pitome_fx.passes.spaces import TokenSpace
@@ -33,33 +33,58 @@ def mean_keys(keys: TokenTensor, block: Block) -> Tensor:
     return reshape(mean, [lead, atoms[token].length, width])
 
 
-def padding_number(replay: Replay, block: Block) -> frozenset[int]:
-    """The value number of the block's padding mask."""
-    assert block.padding is not None
-    return frozenset({replay.masks.dataflow.number(block.padding.node)})
+def padding_masks(replay: Replay, block: Block) -> tuple[Mask, ...]:
+    """The block's padding masks, but for those computed from merged tokens."""
+    values = ((mask, replay.env[mask.node]) for mask in block.padding)
+    return tuple(mask for mask, value in values if not value.merged and not value.tainted)
 
 
-def present_padding(replay: Replay, block: Block, parent: TokenSpace | None) -> Tensor | None:
-    """Which present tokens are padding, (B, N) bool; None if no mask says so."""
-    if block.padding is None:
+def present_padding(
+    replay: Replay, block: Block, masks: tuple[Mask, ...], parent: TokenSpace | None
+) -> Tensor | None:
+    """Which present tokens are padding, (B, N) bool; None if no mask says so.
+
+    Earlier merges may have known the padding by another mask, or have known of none: of a group
+    its representative is asked.
+    """
+    if not masks:
         return None
-    if parent is not None and not padding_number(replay, block) <= parent.padding:
-        return None
-    mask = replay.env[block.padding.node]
-    row = mask.data if len(mask.dims) < 2 else mask.data.narrow(-2, 0, 1)
-    hidden = row if block.padding.use is MaskUse.FILLS else is_masking(row)
-    dims = (*mask.dims[:-2], (), (Atom(block.axis),))[-len(mask.dims) :]
-    padding = _rows(TokenTensor(hidden, dims), _lead(replay, block), block)
+    hidden = [_hidden_keys(replay, block, mask) for mask in masks]
+    padding = hidden[0] if len(hidden) == 1 else torch.stack(hidden).any(0)
     return padding if parent is None else padding.gather(1, parent.representative)
 
 
-def _lead(replay: Replay, block: Block) -> tuple[Dim, ...]:
+def kept_apart(
+    replay: Replay, masks: tuple[Mask, ...], parent: TokenSpace | None
+) -> frozenset[int]:
+    """Value numbers of the padding masks that this merge and those before it keep apart.
+
+    Of two masks at once a group may hold a token that one hides and a token that the other hides.
+    """
+    if len(masks) != 1:
+        return frozenset()
+    numbers = frozenset({replay.masks.dataflow.number(masks[0].node)})
+    return numbers if parent is None else numbers & parent.padding
+
+
+def _hidden_keys(replay: Replay, block: Block, mask: Mask) -> Tensor:
+    """Which dense tokens the mask hides, (B, N) bool."""
+    value = replay.env[mask.node]
+    row = value.data if len(value.dims) < 2 else value.data.narrow(-2, 0, 1)
+    if mask.use is MaskUse.KEEPS:
+        hidden = is_masking(row)
+    else:
+        hidden = row if mask.use is MaskUse.FILLS else row == 0
+    dims = (*value.dims[:-2], (), (Atom(block.axis),))[-len(value.dims) :]
+    return _rows(TokenTensor(hidden, dims), _lead(replay, block, mask), block)
+
+
+def _lead(replay: Replay, block: Block, mask: Mask) -> tuple[Dim, ...]:
     """Leading dimensions of the scores where the padding meets them.
 
     Their sum may be named after the mask: then those of the scores themselves.
     """
-    assert block.padding is not None
-    consumer = block.padding.consumer
+    consumer = mask.consumer
     named = [replay.labels.dims[node] for node in (consumer, *consumer.all_input_nodes)]
     for dims in named:
         axes = {atom.axis for dim in dims for atom in dim} if isinstance(dims, tuple) else set()

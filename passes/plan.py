@@ -213,7 +213,7 @@ def token_counts(merges: Iterable[Merge], options: Options) -> list[tuple[Size, 
         before = now.get(block.axis, block.axis.size)
         protected = block.front + block.back
         k = merge.amount.removed(
-            before - protected, block.axis.size - protected, block.padding is not None
+            before - protected, block.axis.size - protected, bool(block.padding)
         )
         if isinstance(before, int) and (before < options.min_tokens or before - protected < 2):
             k = 0

@@ -19,7 +19,8 @@ from pitome_fx.passes.cost import merge_overhead
 from pitome_fx.passes.detect import Block, Detection
 from pitome_fx.passes.events import LiftEvent, ProjectEvent, UnweightedEvent
 from pitome_fx.passes.flops import COSTLY, FlopCounter
-from pitome_fx.passes.metric import mean_keys, padding_number, present_padding
+from pitome_fx.passes.masks import Mask
+from pitome_fx.passes.metric import kept_apart, mean_keys, padding_masks, present_padding
 from pitome_fx.passes.moves import rows_of
 from pitome_fx.passes.plan import Merge, Plan
 from pitome_fx.passes.replay import Replay
@@ -31,13 +32,19 @@ aten = torch.ops.aten
 
 @dataclass(frozen=True)
 class Merged:
-    """A merge that took place: its plan, token counts around it, and the state it led to."""
+    """A merge that took place.
+
+    Attributes:
+        before, after: numbers of tokens.
+        space: the state it led to.
+        padding: the masks that told padding from other tokens.
+    """
 
     plan: Merge
     before: Size
     after: Size
     space: TokenSpace
-    has_padding: bool
+    padding: tuple[Mask, ...]
 
 
 @dataclass(frozen=True)
@@ -156,7 +163,8 @@ class Merger:
         # Tokens that an earlier state let merge have no place to be protected at.
         front = block.front if parent is None else min(block.front, parent.front)
         back = block.back if parent is None else min(block.back, parent.back)
-        padding = present_padding(replay, block, parent)
+        masks = padding_masks(replay, block)
+        padding = present_padding(replay, block, masks, parent)
         now, first = before - front - back, block.axis.size - front - back
         k = merge.amount.removed(now, first, padding is not None)
         if isinstance(k, int) and k <= 0:
@@ -179,10 +187,10 @@ class Merger:
             size=size,
             front=front,
             back=back,
-            padding=frozenset() if padding is None else padding_number(replay, block),
+            padding=kept_apart(replay, masks, parent),
             index=len(self.merged),
         )
-        self.merged.append(Merged(merge, before, space.count, space, padding is not None))
+        self.merged.append(Merged(merge, before, space.count, space, masks))
         merged = emit("merge", rows.data, size, *step)
         return replace(rows.restore(merged, Atom(block.axis, space)), tainted=True)
 

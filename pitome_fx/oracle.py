@@ -125,7 +125,7 @@ class Simulator(Interpreter):
         metric = rows if options.metric == "hidden" else self._mean_keys(merge)
         metric = metric.gather(1, first.unsqueeze(-1).expand(-1, -1, metric.shape[-1]))
         wide = torch.promote_types(metric.dtype, torch.float32)
-        padding = self._padding(merge).gather(1, first) if merge.has_padding else None
+        padding = self._padding(merge).gather(1, first) if merge.padding else None
         inner = slice(front, count - back)
         found = ALGORITHMS[options.algorithm].match(
             metric.to(wide)[:, inner],
@@ -169,22 +169,27 @@ class Simulator(Interpreter):
         return rows.unflatten(2, (-1, features)).to(wide).mean(2)
 
     def _padding(self, merge: Merged) -> Tensor:
-        """Which dense tokens (B, N) the site's mask hides from every query."""
-        mask_of = merge.plan.block.padding
-        assert mask_of is not None
-        mask: Tensor = self.env[mask_of.node]
-        if mask.dtype != torch.bool:
-            highest = mask.max(-1, keepdim=True).values
-            mask = (mask - highest.masked_fill(highest == -torch.inf, 0)) >= -1000
-        elif mask_of.use is MaskUse.FILLS:
-            mask = ~mask
-        row = mask[..., 0, :] if mask.dim() > 1 else mask
-        batch = 1
-        for axis in merge.space.batch:
-            batch *= self._length(axis)
-        if row.numel() == row.shape[-1]:
-            return ~row.reshape(1, -1).expand(batch, -1)
-        return ~row.reshape(batch, -1, row.shape[-1])[:, 0]
+        """Which dense tokens (B, N) the site's masks hide from every query."""
+        batch = math.prod(self._length(axis) for axis in merge.space.batch)
+        hidden = []
+        for mask in merge.padding:
+            seen = self._seen(self.env[mask.node], mask.use)
+            row = seen[..., 0, :] if seen.dim() > 1 else seen
+            if row.numel() == row.shape[-1]:
+                hidden.append(~row.reshape(1, -1).expand(batch, -1))
+            else:
+                hidden.append(~row.reshape(batch, -1, row.shape[-1])[:, 0])
+        return torch.stack(hidden).any(0)
+
+    @staticmethod
+    def _seen(mask: Tensor, use: MaskUse) -> Tensor:
+        """Where a mask shows a key, as bools in its own shape."""
+        if use is MaskUse.SCALES:
+            return mask != 0
+        if mask.dtype == torch.bool:
+            return ~mask if use is MaskUse.FILLS else mask
+        highest = mask.max(-1, keepdim=True).values
+        return (mask - highest.masked_fill(highest == -torch.inf, 0)) >= -1000
 
     def _projected(self, event: ProjectEvent, value: Tensor) -> Tensor:
         """x = lift(mean(x)) on one edge."""

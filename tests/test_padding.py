@@ -75,7 +75,51 @@ def attention_module(need_weights: bool) -> Case:
     return Case(randomised(WithWeights(need_weights)), (torch.randn(2, N, 24), hidden_keys()))
 
 
+LOWEST = torch.finfo(torch.float64).min
+
+Weights = Callable[[Tensor, Tensor], Tensor]
+"""(scores (B, N, N), hidden keys (B, 1, N)) → attention weights."""
+
+
+def scaled_afterwards(scores: Tensor, hidden: Tensor) -> Tensor:
+    weights = scores.softmax(-1) * ~hidden
+    return weights / weights.sum(-1, keepdim=True)
+
+
+class Told(nn.Module):
+    """Every block hides the same padding in a way of its own."""
+
+    def __init__(self, *ways: Weights) -> None:
+        super().__init__()
+        self.ways = ways
+        self.qkv = nn.ModuleList(nn.Linear(24, 72) for _ in ways)
+        self.mlp = nn.ModuleList(nn.Linear(24, 24) for _ in ways)
+
+    def forward(self, x: Tensor, hidden: Tensor) -> Tensor:
+        for qkv, mlp, weights in zip(self.qkv, self.mlp, self.ways, strict=True):
+            q, k, v = qkv(x).chunk(3, -1)
+            x = x + weights(q @ k.mT / 24**0.5, hidden[:, None]) @ v
+            x = x + mlp(x).relu()
+        return x
+
+
+def told(*ways: Weights) -> Case:
+    return Case(randomised(Told(*ways)), (torch.randn(2, N, 24), hidden_keys()))
+
+
+def test_a_mask_after_the_softmax_tells_padding_too() -> None:
+    case = told(scaled_afterwards, scaled_afterwards).to(torch.float64)
+    done = assert_keeps_the_law(case, ratio=0.7)
+    assert len(done.assignments) == 2
+    assert mixed_groups(done.assignments, hidden_keys()) == 0
+
+
 MODELS: dict[str, Callable[[], Case]] = {
+    "told-in-many-ways": lambda: told(
+        lambda scores, hidden: scores.masked_fill(hidden, -torch.inf).softmax(-1),
+        lambda scores, hidden: (scores + hidden.to(scores.dtype) * LOWEST).softmax(-1),
+        lambda scores, hidden: torch.where(~hidden, scores, -1e4).softmax(-1),
+    ),
     **{name: HUGGING_FACE[name] for name in ("bert", "bert-eager")},
     **{name: TORCH[name] for name in ("encoder-padded", "encoder-padded-sequence-first")},
     "attention-module": lambda: attention_module(False),

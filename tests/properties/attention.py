@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tests.properties import description as d
-from tests.properties.masks import Bias
+from tests.properties.masks import OF_PADDING, Bias
 
 Padding = tuple[Tensor | None, Tensor | None]
 """Which tokens are seen (B, T), and what is added to scores (B, 1, 1, T) if that was given."""
@@ -104,6 +104,13 @@ SPELLINGS: dict[str, Spelling] = {
 }
 
 
+def hides_padding(spec: d.Attention) -> bool:
+    """Is the attention told which tokens are padding, where the program has any?"""
+    if spec.spelling == "mha":
+        return spec.mask.startswith(("bool", "min", "given"))
+    return spec.mask in OF_PADDING
+
+
 class Attention(nn.Module):
     """Projections around one spelling, in the layout of the program."""
 
@@ -156,7 +163,7 @@ class Attention(nn.Module):
 
     def _mha(self, x: Tensor, source: Tensor, seen: Tensor | None, taps: list[Tensor]) -> Tensor:
         kind = self.bias.kind
-        padding = None if seen is None or not kind.startswith(("bool", "min", "given")) else ~seen
+        padding = None if seen is None or not hides_padding(self.spec) else ~seen
         mask = None
         if kind.startswith("causal"):
             tokens = x.shape[self.dim]

@@ -84,6 +84,19 @@ FOUND: list[tuple[Program, Options]] = [
         ),
         {"min_tokens": 2, "ratio": 0.5, "pays": True},
     ),
+    # Masks of one padding, unlike in kind.
+    (
+        Program(
+            (
+                *(Residual(Attention(mask="bool")), Residual(Mlp())),
+                *(Residual(Attention(mask="min")), Residual(Mlp())) * 2,
+            ),
+            batch=2,
+            tokens=20,
+            hidden=(7, 3),
+        ),
+        {"min_tokens": 2, "ratio": 0.6, "pays": True},
+    ),
     # A block whose results nobody reads.
     (Program((Save(), *BLOCK, Swap(), *BLOCK)), {"min_tokens": 2, "ratio": 0.75, "pays": True}),
 ]

@@ -10,12 +10,18 @@ from torch.fx import GraphModule, Node
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
 from pitome_fx.groups import sizes
+from tests.properties.attention import hides_padding
 from tests.properties.build import read_padding
 from tests.properties.description import Options, Program
-from tests.properties.masks import OF_PADDING
 from tests.properties.mixing import ACROSS_BATCH
-from tests.properties.trial import LIMIT, Trial, run, run_module, worst_error
+from tests.properties.trial import LIMIT, Flat, Trial, rewritten, run, tried, worst_error
 from tests.support.oracle import tensors
+
+
+def captured(trial: Trial) -> None:
+    """The graph that is rewritten computes what the module does, writes included."""
+    error = worst_error(trial.captured, trial.dense)
+    assert error <= LIMIT, f"captured is not the module: {error:.1e} > {LIMIT:.0e}"
 
 
 def simulated(trial: Trial) -> None:
@@ -49,17 +55,39 @@ def partitioned(trial: Trial) -> None:
         assert (groups[:, tokens - space.back :] == last).all()
 
 
+def special_apart(trial: Trial, program: Program) -> bool:
+    """(d) tokens that the program puts beside the others stay alone; were there any?"""
+    # What mixes tokens leaves none of them special.
+    apart = program.other != program.total and not program.mixers()
+    if not apart or trial.outcome.options.protect != "auto":
+        return False
+    found = False
+    for groups in trial.assignments:
+        if groups.shape[1] != program.total:
+            continue
+        found = bool(program.prefix or program.suffix)
+        total = sizes(groups).gather(1, groups)
+        assert (total[:, : program.prefix] == 1).all(), "a prefix token was merged"
+        assert (total[:, program.total - program.suffix :] == 1).all(), "a suffix token was merged"
+    return found
+
+
 def padding_apart(trial: Trial, program: Program) -> bool:
-    """(d) padding and real tokens never share a group; was there anything to tell apart?"""
+    """(d) padding and real tokens never share a group; was there anything to tell apart?
+
+    However differently the attentions are told of it.
+    """
     # An attention that is not told of the padding merges it like any other token.
-    told = all(attention.mask in OF_PADDING for attention in program.attentions())
-    if trial.outcome.rewritten is None or not program.hidden or not told:
+    told = all(hides_padding(attention) for attention in program.attentions())
+    # Which of two streams merges is told by its number of tokens.
+    apart = program.other != program.total
+    if trial.outcome.rewritten is None or not program.hidden or not told or not apart:
         return False
     seen, _ = read_padding(program.padding, trial.flat.inputs[-1])
     assert seen is not None
     found = False
-    for groups, merged in zip(trial.assignments, trial.outcome.rewritten.merges, strict=True):
-        if not merged.has_padding or groups.shape != seen.shape:
+    for groups in trial.assignments:
+        if groups.shape != seen.shape:
             continue
         found = True
         for row, real in zip(groups, seen, strict=True):
@@ -95,6 +123,9 @@ def metadata(graph: GraphModule) -> dict[Node, list[object]]:
 
 def reasoned(trial: Trial) -> None:
     """(m) every refusal, lift and projection says why."""
+    rewritten = trial.outcome.rewritten
+    if rewritten is not None and trial.outcome.options.proportional:
+        assert not rewritten.unweighted, "an attention that was to be proportional is not"
     for block in trial.report.blocks:
         assert block.merged == (block.reason is None)
         assert block.merged or len(str(block.reason)) > 10
@@ -110,9 +141,13 @@ def one_by_one(program: Program, options: Options) -> Trial:
         return replace(trial, waived="a batch of one")
     if mixes_batch(program):
         return replace(trial, waived="the program itself mixes the items")
-    for i in range(program.batch):
-        inputs = tuple(x[i : i + 1] for x in trial.flat.inputs)
-        alone = run_module(trial.flat.module, inputs, options)
+    items = [
+        Flat(trial.flat.module, tuple(x[i : i + 1] for x in trial.flat.inputs))
+        for i in range(program.batch)
+    ]
+    of_one = rewritten(items[0], options)
+    for i, item in enumerate(items):
+        alone = tried(of_one, item)
         # A batch of one has fewer axes to tell apart: what merges there may be more, not other.
         if alone.merges != trial.merges:
             return replace(trial, waived="other blocks merge in a batch of one")
@@ -143,7 +178,7 @@ def has_ties(trial: Trial) -> bool:
     rewritten = trial.outcome.rewritten
     assert rewritten is not None
     lifted = any(event.node.op != "output" for event in rewritten.lifts)
-    return lifted or any(merged.has_padding for merged in rewritten.merges) or is_undefined(trial)
+    return lifted or any(merged.padding for merged in rewritten.merges) or is_undefined(trial)
 
 
 def is_undefined(trial: Trial) -> bool:

@@ -40,6 +40,7 @@ def test_programs_that_once_failed(number: int) -> None:
 def test_a_rewritten_is_simulated(program: Program, chosen: Options) -> None:
     trial = run(program, chosen)
     tell(program, trial)
+    laws.captured(trial)
     laws.simulated(trial)
 
 
@@ -92,6 +93,8 @@ def test_c_and_j_the_front_end_keeps_the_form_and_refuses_twice(
 def test_d_groups_partition_the_tokens(program: Program, chosen: Options) -> None:
     trial = run(program, chosen)
     laws.partitioned(trial)
+    if laws.special_apart(trial, program):
+        event("special tokens kept apart")
     if laws.padding_apart(trial, program):
         event("padding kept apart")
 

@@ -75,8 +75,9 @@ class Trial:
     """One program under one set of options.
 
     Attributes:
-        output, written: what the rewritten graph returns, and its inputs afterwards.
-        simulated: the oracle's outputs and inputs; the same for ``dense``.
+        output: what the rewritten graph returns, and its inputs afterwards.
+        simulated: the oracle's outputs and inputs; the same for ``dense``, the module itself, and
+            for ``captured``, the graph that the pass was given.
         assignments: the group (B, N) of each token after every merge.
         waived: why the law it was tried for says nothing of it, "" where the law holds.
     """
@@ -86,6 +87,7 @@ class Trial:
     output: tuple[Tensor, ...]
     simulated: tuple[Tensor, ...]
     dense: tuple[Tensor, ...]
+    captured: tuple[Tensor, ...]
     assignments: list[Tensor]
     waived: str = ""
 
@@ -120,30 +122,36 @@ def run(program: d.Program, options: d.Options) -> Trial:
     Args:
         options: as in ``Options``; ``pays=True`` keeps merges that do not pay too.
     """
-    module, inputs = build(program)
-    return run_module(module, inputs, options)
+    flat = Flat(*build(program))
+    return tried(rewritten(flat, options), flat)
 
 
-def run_module(module: nn.Module, inputs: tuple[Tensor, ...], options: d.Options) -> Trial:
-    """As ``run``, of a module."""
+def rewritten(flat: Flat, options: d.Options) -> Outcome:
+    """What the pass makes of a module on inputs of these shapes."""
     options = dict(options)
-    flat = Flat(module, inputs)
     with torch.no_grad(), spelled_out_layers(), every_merge_pays(options.pop("pays", False)):
-        outcome = pipeline.run(flat.captured(), Options.parse(options))
+        return pipeline.run(flat.captured(), Options.parse(options))
+
+
+@torch.no_grad()
+def tried(outcome: Outcome, flat: Flat) -> Trial:
+    """A module that was rewritten, on its inputs."""
+    with spelled_out_layers():
         dense = _with_writes(flat, flat)
-        if outcome.rewritten is None:
-            return Trial(outcome, flat, dense, dense, dense, [])
-        assignments: list[Tensor] = []
-        graph = outcome.rewritten.graph
+    captured = _with_writes(outcome.program.graph, flat)
+    if outcome.rewritten is None:
+        return Trial(outcome, flat, dense, dense, dense, captured, [])
+    assignments: list[Tensor] = []
+    graph = outcome.rewritten.graph
 
-        def rewritten(*values: Tensor) -> tuple[Tensor, ...]:
-            output, found = run_recorded(graph, *values)
-            assignments.extend(found)
-            return output
+    def recorded(*values: Tensor) -> tuple[Tensor, ...]:
+        output, found = run_recorded(graph, *values)
+        assignments.extend(found)
+        return output
 
-        output = _with_writes(rewritten, flat)
-        simulated = _with_writes(Simulator(outcome, assignments).run, flat)
-    return Trial(outcome, flat, output, simulated, dense, assignments)
+    output = _with_writes(recorded, flat)
+    simulated = _with_writes(Simulator(outcome, assignments).run, flat)
+    return Trial(outcome, flat, output, simulated, dense, captured, assignments)
 
 
 def _with_writes(f: Any, flat: Flat) -> tuple[Tensor, ...]:

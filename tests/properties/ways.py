@@ -16,8 +16,10 @@ Way = Callable[[Program, Options], Trial]
 def traced(program: Program, options: Options) -> Trial:
     """One trace: laws (a), (c) and (d)."""
     trial = run(program, options)
+    laws.captured(trial)
     laws.simulated(trial)
     laws.partitioned(trial)
+    laws.special_apart(trial, program)
     laws.padding_apart(trial, program)
     return trial
 
