@@ -8,7 +8,7 @@ import torch
 from torch.export import ExportedProgram
 
 from pitome_fx.frontends import export
-from tests.support.blocks import BY_HAND, Transformer, by_hand
+from tests.support.blocks import BY_HAND, SPELLINGS, Transformer, by_hand
 from tests.support.models import HUGGING_FACE, TIMM, TORCH, Case
 from tests.support.oracle import assert_close, assert_keeps_the_law, relative_error, transformed
 from tests.support.reference import MergingTransformer
@@ -60,7 +60,18 @@ def test_rewritten_is_simulated_for_every_algorithm(name: str, algorithm: str) -
 @pytest.mark.parametrize("percent_kept", [95, 80, 60])
 @pytest.mark.parametrize("pool", ["cls", "mean"])
 def test_transformed_is_a_hand_written_pitome_vit(pool: str, percent_kept: int) -> None:
-    case = by_hand("sdpa", pool=pool).to(torch.float64)
+    assert_is_by_paper(by_hand("sdpa", pool=pool), percent_kept)
+
+
+@pytest.mark.parametrize("post_norm", [False, True])
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_however_it_is_spelled(spelling: str, post_norm: bool) -> None:
+    """Keys are compared and not queries; a post-norm comes before the merge."""
+    assert_is_by_paper(by_hand(spelling, post_norm=post_norm), percent_kept=80)
+
+
+def assert_is_by_paper(case: Case, percent_kept: int) -> None:
+    case = case.to(torch.float64)
     assert isinstance(case.model, Transformer)
     by_paper = MergingTransformer(case.model, percent_merged=100 - percent_kept)
     with torch.no_grad():

@@ -13,6 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 from rich.progress import track
 
@@ -26,6 +27,8 @@ def main(names: list[str]) -> int:
     """Try all mutants, or those whose name contains one of ``names``."""
     chosen = [m for m in MUTANTS if not names or any(name in m.name for name in names)]
     console = Console(stderr=True)
+    healthy = first_failure(ROOT, "tests/test_ops.py")
+    assert not healthy, f"the library fails without any mutant: {healthy}"
     alive = []
     for mutant in track(chosen, "mutants", console=console):
         killer = killed_by(mutant)
@@ -64,8 +67,10 @@ def first_failure(repo: Path, tests: str) -> str:
         "FUZZ_PROFILE": "mutants",
     }
     done = subprocess.run(command, cwd=repo, env=environment, capture_output=True, text=True)
-    if done.returncode == 0:
+    if done.returncode == pytest.ExitCode.OK:
         return ""
+    if done.returncode not in (pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.INTERRUPTED):
+        raise RuntimeError(f"{tests} cannot be run: {done.stdout[-500:]}{done.stderr[-500:]}")
     found = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
     return found[0].split(" - ")[0] if found else done.stdout[-500:] + done.stderr[-500:]
 

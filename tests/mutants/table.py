@@ -27,6 +27,7 @@ def law_of(case: str) -> str:
 
 OPS, ORACLE, MASKS = "tests/test_ops.py", "tests/test_oracle_models.py", "tests/test_masks.py"
 PADDING = "tests/test_padding.py"
+BY_PAPER = "tests/test_oracle_models.py::test_however_it_is_spelled"
 
 MUTANTS = [
     Mutant(
@@ -274,5 +275,47 @@ MUTANTS = [
         'return hashlib.sha256("\\0".join(parts).encode()).hexdigest()',
         'return ""',
         "tests/test_cache.py",
+    ),
+    Mutant(
+        "later merges forget padding",
+        "passes/metric.py",
+        "    if not masks:\n        return None\n    hidden",
+        "    if not masks or parent is not None:\n        return None\n    hidden",
+        PADDING,
+    ),
+    Mutant(
+        "a write to shared memory is made pure",
+        "passes/functional.py",
+        "if node is target or own is None or own != storage or _derives_from(node, write):",
+        "if True:",
+        "tests/properties/test_programs.py::test_a_write_of_every_kind_is_kept",
+    ),
+    Mutant(
+        "learned tokens beside the others are not protected",
+        "passes/protect.py",
+        "front, back = _appended(axis, labels, constant)",
+        "front, back = 0, 0",
+        "tests/properties/test_programs.py",
+    ),
+    Mutant(
+        "queries are compared instead of keys",
+        "passes/sites.py",
+        "query, keys = operands",
+        "keys, query = operands",
+        BY_PAPER,
+    ),
+    Mutant(
+        "a merge before the post-norm",
+        "passes/stream.py",
+        "return _fan_out(node, tokens, labels)",
+        "return node",
+        BY_PAPER,
+    ),
+    Mutant(
+        "no attention is proportional",
+        "passes/rewrite.py",
+        "if not options.proportional and not site.oddity",
+        "if not site.oddity",
+        BY_PAPER,
     ),
 ]

@@ -19,9 +19,9 @@ from torch import Tensor
 import pitome_fx
 from pitome_fx import PitomeWarning, RefusedError
 from pitome_fx.frontends import spelled_out_layers
-from tests.properties import PROFILE, gradients, laws, share
+from tests.properties import PROFILE, gradients, laws, share, writes
 from tests.properties.build import build
-from tests.properties.description import Mix, Options, Program, Residual
+from tests.properties.description import Mix, Options, Program, Residual, Write
 from tests.properties.found import BLOCK, FOUND
 from tests.properties.programs import aliens, options, programs
 from tests.properties.statistics import tell
@@ -33,6 +33,11 @@ from tests.support.oracle import assert_equal, tensors
 @pytest.mark.parametrize("number", range(len(FOUND)))
 def test_programs_that_once_failed(number: int) -> None:
     examined(*FOUND[number])
+
+
+@pytest.mark.parametrize("kind", writes.KINDS)
+def test_a_write_of_every_kind_is_kept(kind: str) -> None:
+    examined(Program((Write(kind), *BLOCK, Write(kind), *BLOCK)), {"ratio": 0.75, "pays": True})
 
 
 @PROFILE

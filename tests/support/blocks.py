@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -74,10 +75,13 @@ SPELLINGS: dict[str, Attention] = {
 
 
 class Block(nn.Module):
-    """Attention and MLP, pre-norm."""
+    """Attention and MLP, pre-norm or post-norm."""
 
-    def __init__(self, width: int, heads: int, attention: Attention) -> None:
+    def __init__(
+        self, width: int, heads: int, attention: Attention, post_norm: bool = False
+    ) -> None:
         super().__init__()
+        self.post_norm = post_norm
         self.heads = heads
         self.attention = attention
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
@@ -86,9 +90,18 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """x (B, N, C)."""
-        q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).unbind(2)
-        x = x + self.proj(self.attention(q, k, v, bias).flatten(2))
-        return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
+        if self.post_norm:
+            x = self.norm1(x + self._attend(x, bias))
+            return self.norm2(x + self.mlp(x))
+        x = x + self._attend(self.norm1(x), bias)
+        return x + self.mlp(self.norm2(x))
+
+    def _attend(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2)
+        return self.proj(self.attention(q, k, v, bias).flatten(2))
+
+    def mlp(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
 
 
 class Transformer(nn.Module):
@@ -109,13 +122,14 @@ class Transformer(nn.Module):
         width: int = 24,
         heads: int = 3,
         depth: int = DEPTH,
+        post_norm: bool = False,
     ) -> None:
         super().__init__()
         self.pool = pool
         self.cls = nn.Parameter(torch.randn(1, 1, width))
         self.bias = nn.Parameter(torch.randn(heads, tokens + 1, tokens + 1)) if bias else None
         attention = SPELLINGS[spelling]
-        self.blocks = nn.ModuleList(Block(width, heads, attention) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(width, heads, attention, post_norm) for _ in range(depth))
         self.head = nn.Linear(width, 5)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -128,7 +142,7 @@ class Transformer(nn.Module):
         return self.head(x[:, 0] if self.pool == "cls" else x[:, 1:].mean(1))
 
 
-def by_hand(spelling: str = "sdpa", bias: bool = False, pool: str = "cls", **shape: int) -> Case:
+def by_hand(spelling: str = "sdpa", bias: bool = False, pool: str = "cls", **shape: Any) -> Case:
     """A ``Transformer`` and a batch of two."""
     model = randomised(Transformer(spelling, bias, pool, **shape))
     tokens = shape.get("tokens", 24)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from tests.support.blocks import Block, Transformer
 
@@ -94,8 +93,9 @@ def partition(moves: Moves, tokens: int) -> set[frozenset[int]]:
 class MergingTransformer(nn.Module):
     """``blocks.Transformer`` with PiToMe in its forward, written from the paper.
 
-    Between attention and MLP every block merges k = floor(T·(1 − ratio)) of its T tokens; the
-    class token stays. Attention is proportional: softmax(q·kᵀ/√d + log size)·v.
+    Between attention (and the norm behind it) and MLP every block merges k = floor(T·(1 − ratio))
+    of its T tokens; the class token stays. Attention is proportional:
+    softmax(q·kᵀ/√d + log size)·v.
     """
 
     def __init__(self, plain: Transformer, percent_merged: int, margin: float = 0.9) -> None:
@@ -114,10 +114,14 @@ class MergingTransformer(nn.Module):
         depth = len(self.plain.blocks)
         for i, block in enumerate(self.plain.blocks):
             assert isinstance(block, Block)
-            attended, keys = self._attention(block, block.norm1(x), size)
+            attended, keys = self._attention(block, x if block.post_norm else block.norm1(x), size)
             x = x + attended
+            if block.post_norm:
+                x = block.norm1(x)
             x, size = self._merge(x, keys, size, self.margin - self.margin * i / depth)
-            x = x + block.fc2(F.gelu(block.fc1(block.norm2(x))))
+            x = x + block.mlp(x if block.post_norm else block.norm2(x))
+            if block.post_norm:
+                x = block.norm2(x)
         if self.plain.pool == "cls":
             return self.plain.head(x[0])
         weight = size[1:] / size[1:].sum()
