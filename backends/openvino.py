@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.utils._pytree as pytree
+from torch import Tensor
 from torch.fx import GraphModule
 
 from pitome_fx.errors import LoweringError
@@ -32,7 +34,7 @@ def compile_graph(
     """
     settings = {"options": dict(options)} if options else {}
     if options.get("aot_autograd"):
-        return backend(graph, list(example_inputs), **settings)
+        return _with_own_outputs(backend(graph, list(example_inputs), **settings))
     # OpenVINO traces the graph again. In Dynamo's own tracing context a convolution then leaves
     # symbols behind for which Dynamo can write no guard (OpenVINO 2026.4 on torch 2.13).
     with torch._guards.tracing(None):
@@ -42,4 +44,13 @@ def compile_graph(
             "OpenVINO could not convert the graph and would run it in Inductor, silently: use "
             "lowering='inductor', or export the model to ONNX and convert that"
         )
-    return compiled
+    return _with_own_outputs(compiled)
+
+
+def _with_own_outputs(compiled: Callable[..., Any]) -> Callable[..., Any]:
+    """OpenVINO returns views of buffers of its own, which the next call writes again."""
+
+    def run(*args: Any) -> Any:
+        return pytree.tree_map_only(Tensor, Tensor.clone, compiled(*args))
+
+    return run

@@ -16,7 +16,7 @@ import pitome_fx
 from pitome_fx import OptionsError
 from pitome_fx.backends import lowering
 from tests.support.blocks import by_hand
-from tests.support.compiled import output_of, told
+from tests.support.compiled import compiled, output_of, told
 from tests.support.models import Case, bert, timm_vit
 from tests.support.oracle import assert_close, assert_equal, expected, tensors, transformed
 
@@ -123,6 +123,17 @@ class TestOpenVinoLowering:
         with torch.no_grad():
             wanted = transformed(case, ratio=0.8)(*case.args, **case.kwargs)
         assert_close(output, wanted, FLOAT32)
+
+    @needs_openvino
+    @pytest.mark.parametrize("ratio", [0.8, 1.0], ids=["merged", "dense"])
+    def test_outputs_outlive_the_next_call(self, ratio: float) -> None:
+        case = by_hand(depth=1)
+        with torch.no_grad():
+            model = compiled(case.model, ratio=ratio, lowering="openvino", lowering_options=PRECISE)
+            first = model(*case.args)
+            before = first.clone()
+            model(*(3 * x for x in case.args))
+        assert_equal(first, before)
 
     def test_its_silent_way_into_inductor_is_an_error(
         self, monkeypatch: pytest.MonkeyPatch
