@@ -16,6 +16,7 @@ from torch.export.graph_signature import ExportGraphSignature
 from torch.fx import GraphModule
 
 from pitome_fx.errors import CaptureError, PitomeWarning, RefusedError
+from pitome_fx.guards import as_it_was, drop_layout_guards
 from pitome_fx.options import Form, Options, known_lowerings, unknown_lowering
 from pitome_fx.passes import pipeline
 from pitome_fx.passes.capture import capture_dynamo, capture_exported
@@ -115,16 +116,24 @@ def is_pitome_op(target: Any) -> bool:
 
 
 def _merged(exported: ExportedProgram, options: Options) -> ExportedProgram:
-    outcome = pipeline.run(capture_exported(exported), options)
-    if outcome.rewritten is None:
-        reason = why_nothing_merges(outcome)
-        if options.strict:
-            raise RefusedError(reason)
-        warnings.warn(reason, PitomeWarning, stacklevel=3)
-        return exported
-    form = outcome.options.form
-    assert form is not None
-    return _rebuild(exported, dissolve(outcome.rewritten.graph, outcome.program.inputs, form))
+    with as_it_was(_inputs(exported)):
+        outcome = pipeline.run(capture_exported(exported), options)
+        if outcome.rewritten is not None:
+            form = outcome.options.form
+            assert form is not None
+            graph = dissolve(outcome.rewritten.graph, outcome.program.inputs, form)
+            drop_layout_guards(_inputs(exported))
+            return _rebuild(exported, graph)
+    reason = why_nothing_merges(outcome)
+    if options.strict:
+        raise RefusedError(reason)
+    warnings.warn(reason, PitomeWarning, stacklevel=3)
+    return exported
+
+
+def _inputs(exported: ExportedProgram) -> list[Any]:
+    """What the placeholders stand for: fake tensors, ints and SymInts."""
+    return [node.meta["val"] for node in exported.graph.find_nodes(op="placeholder")]
 
 
 def in_form(program: ExportedProgram, form: Form) -> ExportedProgram:
@@ -135,8 +144,9 @@ def in_form(program: ExportedProgram, form: Form) -> ExportedProgram:
     """
     if not any(is_pitome_op(node.target) for node in program.graph.nodes):
         return program
-    inputs = [node.meta["val"] for node in program.graph.find_nodes(op="placeholder")]
-    return _rebuild(program, dissolve(program.graph_module, inputs, form))
+    inputs = _inputs(program)
+    with as_it_was(inputs):
+        return _rebuild(program, dissolve(program.graph_module, inputs, form))
 
 
 def why_nothing_merges(outcome: Outcome) -> str:
@@ -244,7 +254,8 @@ def explain(
     """
     parsed = Options.parse(options)
     if isinstance(model, ExportedProgram):
-        return make_report([pipeline.run(capture_exported(model), parsed)])
+        with as_it_was(_inputs(model)):
+            return make_report([pipeline.run(capture_exported(model), parsed)])
     outcomes: list[Outcome] = []
 
     def record(graph: GraphModule, example_inputs: list[Any]) -> Any:
