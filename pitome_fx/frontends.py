@@ -8,14 +8,16 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import count
 from typing import Any, overload
 
 import torch
+from torch._dynamo.exc import BackendCompilerFailed
 from torch.export import ExportedProgram, ModuleCallEntry
 from torch.export.graph_signature import ExportGraphSignature
 from torch.fx import GraphModule
 
-from pitome_fx.errors import CaptureError, PitomeWarning, RefusedError
+from pitome_fx.errors import CaptureError, PitomeError, PitomeWarning, RefusedError
 from pitome_fx.guards import as_it_was, drop_layout_guards
 from pitome_fx.options import Form, Options, known_lowerings, unknown_lowering
 from pitome_fx.passes import pipeline
@@ -164,10 +166,13 @@ def why_nothing_merges(outcome: Outcome) -> str:
 def _rebuild(exported: ExportedProgram, graph: GraphModule) -> ExportedProgram:
     """A new ExportedProgram around a rewritten graph with the same flat inputs and outputs."""
     old_inputs = exported.graph.find_nodes(op="placeholder")
-    taken = {node.name for node in old_inputs}
+    taken = {node.name for node in (*old_inputs, *graph.graph.nodes)}
+    inputs = {node.name for node in old_inputs}
     for node in graph.graph.nodes:
-        if node.op != "placeholder" and node.name in taken:
-            node._rename(node.name + "_value")
+        if node.op != "placeholder" and node.name in inputs:
+            name = next(n for i in count() if (n := f"{node.name}_value{i or ''}") not in taken)
+            taken.add(name)
+            node._rename(name)
     for old, new in zip(old_inputs, graph.graph.find_nodes(op="placeholder"), strict=True):
         new.name = new.target = old.name
         new.meta.setdefault("val", old.meta.get("val"))
@@ -269,7 +274,12 @@ def explain(
         outcomes.append(outcome)
         return graph.forward if outcome.rewritten is None else outcome.rewritten.graph.forward
 
-    _compile_apart(model, record)(*args, **kwargs)
+    try:
+        _compile_apart(model, record)(*args, **kwargs)
+    except BackendCompilerFailed as failure:
+        if isinstance(failure.inner_exception, PitomeError):
+            raise failure.inner_exception from None
+        raise
     if not outcomes:
         raise CaptureError(
             "torch.compile captured no graph of this model: it runs in plain Python "

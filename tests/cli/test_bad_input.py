@@ -31,6 +31,10 @@ BAD = {
     "weights": (f"explain {BLOCKS} --input 2x24x24 --weights no.pt", r"no\.pt holds no state dict"),
     "option": (f"explain {BLOCKS} --ratio 2", r"ratio=2 is not allowed: expected a keep ratio"),
     "option type": (f"explain {BLOCKS} --r many", r"r='many' is not allowed"),
+    "schedule": (
+        f"explain {BLOCKS} --set depth=2 --input 2x24x24 --schedule 0.9",
+        r"has 1 values, but 2 blocks",
+    ),
     "two amounts": (f"explain {BLOCKS} --r 2 --ratio 0.9", r"give at most one of ratio, r"),
     "suffix": (f"export {BLOCKS} --to onnx -o a.pt2", r"an ONNX model ends in \.onnx: a\.pt2"),
     "folder": (f"export {BLOCKS} --to ep -o no/a.pt2", r"there is no folder no to write a\.pt2"),
