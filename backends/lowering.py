@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import inspect
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +15,16 @@ from torch._inductor.custom_graph_pass import CustomGraphPass
 from torch.fx import GraphModule
 
 import pitome_fx
-from pitome_fx.algorithms import ALGORITHMS
+from pitome_fx.algorithms import ALGORITHMS, Algorithm, is_shipped
 from pitome_fx.backends import openvino, tensorrt
 from pitome_fx.errors import OptionsError
 from pitome_fx.options import TENSORRT, Options, unknown_lowering
 
 Compiled = Callable[..., Any]
+
+PROCESS = uuid.uuid4().hex
+_NUMBERS: dict[int, tuple[int, Algorithm]] = {}
+"""Those of the algorithms seen, which are kept so that no id is given out twice."""
 
 
 def lower(
@@ -138,27 +142,26 @@ class Tag(CustomGraphPass):
         return self.digest
 
 
+def with_form(options: Options) -> Options:
+    """Dissolves what Inductor's cache would not know: it hashes ops, not a user's own functions."""
+    own = options.form is None and not is_shipped(options.algorithm)
+    return replace(options, form="aten") if own and options.lowering == "inductor" else options
+
+
 def digest(options: Options) -> str:
     """Hash of what a compile depends on beside its graph: version, options, op sources."""
     ordered = replace(options, lowering_options=dict(sorted(options.lowering_options.items())))
     parts = [pitome_fx.__version__, torch.__version__, repr(ordered), _sources()]
-    parts.append(_body(inspect.unwrap(ALGORITHMS[options.algorithm].match)))
+    if options.form != "aten" and not is_shipped(options.algorithm):
+        # What a function of a user's own computes may depend on anything: it never meets what
+        # another process, or another registration, compiled.
+        parts.append(f"{PROCESS} {_registration(ALGORITHMS[options.algorithm])}")
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
-def _body(function: Any) -> str:
-    """What a function computes: its source if there is one, its code, what it closes over."""
-    try:
-        source = inspect.getsource(function)
-    except OSError:
-        source = ""
-    code = getattr(function, "__code__", None)
-    if code is None:
-        return source
-    closed = [repr(cell.cell_contents) for cell in function.__closure__ or ()]
-    return "\0".join(
-        [source, code.co_code.hex(), repr(code.co_consts), repr(code.co_names), *closed]
-    )
+def _registration(algorithm: Algorithm) -> int:
+    """A number of its own for each registered algorithm."""
+    return _NUMBERS.setdefault(id(algorithm), (len(_NUMBERS), algorithm))[0]
 
 
 @functools.cache
