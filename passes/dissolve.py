@@ -10,7 +10,7 @@ from torch.fx import GraphModule, Interpreter
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from pitome_fx.algorithms import is_shipped
-from pitome_fx.ops import OPS
+from pitome_fx.ops import AUTOCAST_IN_GRAPH, OPS
 from pitome_fx.options import Form
 from pitome_fx.passes.capture import fake_mode_of, restore_placeholders, trace
 from pitome_fx.portable import PORTABLE, gather
@@ -46,7 +46,14 @@ def dissolve(graph: GraphModule, inputs: Sequence[Any], form: Form) -> GraphModu
         return graph
     fake_mode = fake_mode_of(inputs)
     run = _Dissolve(graph, BODIES[form], fake_mode.shape_env).run
-    dissolved = trace(run, inputs, fake_mode)
+    switches = any(
+        node.target is torch.amp.autocast_mode._enter_autocast for node in graph.graph.nodes
+    )
+    before = AUTOCAST_IN_GRAPH.set(switches)
+    try:
+        dissolved = trace(run, inputs, fake_mode)
+    finally:
+        AUTOCAST_IN_GRAPH.reset(before)
     restore_placeholders(graph, dissolved)
     dissolved.graph.eliminate_dead_code()
     dissolved.graph.lint()

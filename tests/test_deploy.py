@@ -54,6 +54,23 @@ class TestDissolve:
         (found,) = deploy.FORMATS["onnx"].load(tmp_path / "padded.onnx")(*case.args, **case.kwargs)
         assert_close(found, wanted, 1e-5)
 
+    @pytest.mark.parametrize("form", ["aten", "portable"])
+    def test_merges_are_in_full_precision_in_a_region_of_autocast(self, form: str) -> None:
+        class Region(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.model = by_hand(depth=1).model
+
+            def forward(self, x: Tensor) -> Tensor:
+                with torch.autocast("cpu", torch.bfloat16):
+                    return self.model(x)
+
+        case = Case(Region().eval(), by_hand(depth=1).args)
+        with torch.no_grad():
+            wanted = merged(case).module()(*case.args)
+            assert_close(merged(case, form=form).module()(*case.args), wanted, 1e-2)
+            assert_close(in_form(merged(case), "aten").module()(*case.args), wanted, 0)
+
     def test_without_pitome_ops_nothing_is_done(self) -> None:
         program = torch.export.export(nn.Linear(3, 4), (torch.ones(2, 3),))
         assert in_form(program, "aten") is program
