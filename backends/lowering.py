@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import hashlib
+import inspect
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -18,7 +20,7 @@ import pitome_fx
 from pitome_fx.algorithms import ALGORITHMS, Algorithm, is_shipped
 from pitome_fx.backends import openvino, tensorrt
 from pitome_fx.errors import OptionsError
-from pitome_fx.options import TENSORRT, Options, unknown_lowering
+from pitome_fx.options import PORTABLE_LOWERINGS, TENSORRT, Options, unknown_lowering
 
 Compiled = Callable[..., Any]
 
@@ -56,22 +58,53 @@ def lower(
     if options.lowering in TENSORRT:
         return tensorrt.compile_graph(graph, example_inputs, options.lowering_options)
     compiler = _dynamo_backend(options.lowering)
-    if options.lowering == "openvino":
-        settings = options.lowering_options
-        return openvino.compile_graph(compiler, graph, example_inputs, settings, merged=merged)
-    if options.lowering_options:
-        return compiler(graph, list(example_inputs), options=dict(options.lowering_options))
-    return compiler(graph, list(example_inputs))
+    given = options.lowering_options
+    try:
+        if options.lowering == "openvino":
+            return openvino.compile_graph(compiler, graph, example_inputs, given, merged=merged)
+        return compiler(graph, list(example_inputs), **({"options": dict(given)} if given else {}))
+    except ImportError as error:
+        raise OptionsError(
+            f"lowering={options.lowering!r} needs a package that cannot be imported: {error}"
+        ) from error
 
 
 def check_lowering(options: Options, mode: str | None) -> None:
-    """Fail on an unknown lowering before any work is done."""
-    if options.lowering in TENSORRT:
-        tensorrt.load()
-    elif options.lowering not in ("inductor", "eager"):
-        _dynamo_backend(options.lowering)
+    """Fail on an unknown lowering, or an option it does not take, before any work is done."""
     if mode is not None and options.lowering != "inductor":
         raise OptionsError(f"mode={mode!r} is for lowering='inductor' only")
+    if options.lowering in PORTABLE_LOWERINGS and options.form in ("pitome", "aten"):
+        raise OptionsError(
+            f"form={options.form!r} is nothing that lowering={options.lowering!r} takes: leave "
+            "form out, or give form='portable'"
+        )
+    if options.lowering in TENSORRT:
+        tensorrt.load()
+    elif options.lowering == "inductor":
+        _check_inductor(options.lowering_options)
+    elif options.lowering != "eager":
+        backend = _dynamo_backend(options.lowering)
+        if options.lowering_options and not _takes_options(backend):
+            raise OptionsError(f"lowering={options.lowering!r} takes no lowering_options")
+
+
+def _check_inductor(given: Mapping[str, Any]) -> None:
+    """Every key is a setting of Inductor."""
+    known = {*torch._inductor.config.get_config_copy(), "mode"}
+    for key in given:
+        if key.replace("-", "_") not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise OptionsError(f"lowering_options: Inductor has no setting {key!r}.{hint}")
+
+
+def _takes_options(backend: Compiled) -> bool:
+    parameters = inspect.signature(backend).parameters.values()
+    if any(p.name == "options" for p in parameters):
+        return True
+    # Those of torch that take any keyword ignore it.
+    owner = backend.__module__ or ""
+    return any(p.kind is p.VAR_KEYWORD for p in parameters) and not owner.startswith("torch.")
 
 
 def _dynamo_backend(name: str) -> Compiled:

@@ -10,7 +10,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor
 from torch.fx import GraphModule
 
-from pitome_fx.errors import LoweringError
+from pitome_fx.errors import LoweringError, OptionsError
 
 
 def compile_graph(
@@ -30,10 +30,21 @@ def compile_graph(
         options: of that backend, such as ``{"config": {"INFERENCE_PRECISION_HINT": "f32"}}``.
 
     Raises:
-        LoweringError: OpenVINO could not take the merged graph.
+        LoweringError: OpenVINO could not take the merged graph, or one of its sizes is symbolic.
+        OptionsError: an option would hide whether it could.
     """
     settings = {"options": dict(options)} if options else {}
+    if merged and any(_is_symbolic(value) for value in example_inputs):
+        raise LoweringError(
+            "OpenVINO takes no dynamic sizes from torch.compile and would run the graph in eager, "
+            "silently: compile with dynamic=False, or export the model to ONNX and convert that"
+        )
     if options.get("aot_autograd"):
+        if merged:
+            raise OptionsError(
+                "lowering_options aot_autograd is not allowed: whether OpenVINO runs the graph, "
+                "or hands it to eager in silence, could then not be told"
+            )
         return _with_own_outputs(backend(graph, list(example_inputs), **settings))
     # OpenVINO traces the graph again. In Dynamo's own tracing context a convolution then leaves
     # symbols behind for which Dynamo can write no guard (OpenVINO 2026.4 on torch 2.13).
@@ -45,6 +56,11 @@ def compile_graph(
             "lowering='inductor', or export the model to ONNX and convert that"
         )
     return _with_own_outputs(compiled)
+
+
+def _is_symbolic(value: Any) -> bool:
+    sizes = value.shape if isinstance(value, Tensor) else (value,)
+    return any(isinstance(size, torch.SymInt) for size in sizes)
 
 
 def _with_own_outputs(compiled: Callable[..., Any]) -> Callable[..., Any]:

@@ -157,6 +157,26 @@ class TestOpenVinoLowering:
         with pytest.raises(BackendCompilerFailed, match="OpenVINO could not convert the graph"):
             output_of(case, ratio=0.8, lowering="openvino")
 
+    @pytest.mark.parametrize(
+        ("settings", "options", "message"),
+        [
+            ({"dynamic": True}, {}, "compile with dynamic=False"),
+            ({}, {"aot_autograd": True}, "aot_autograd is not allowed"),
+        ],
+    )
+    def test_what_it_would_run_in_eager_is_an_error(
+        self, monkeypatch: pytest.MonkeyPatch, settings: Any, options: Any, message: str
+    ) -> None:
+        def fx_openvino(graph: Any, inputs: Any, options: Any = None) -> Any:
+            return graph.forward
+
+        monkeypatch.setattr(lowering, "_dynamo_backend", lambda name: fx_openvino)
+        case = by_hand(depth=1)
+        given = {"ratio": 0.8, "lowering": "openvino", "lowering_options": options, "strict": True}
+        model = torch.compile(case.model, backend="pitome", options=given, **settings)
+        with pytest.raises(BackendCompilerFailed, match=message):
+            model(*case.args)
+
     def test_without_the_package(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def unknown(name: str) -> Any:
             raise torch._dynamo.exc.InvalidBackend(name=name)
