@@ -26,6 +26,12 @@ BAD = {
     "shape": (f"explain {BLOCKS} --input 2,24", r"--input '2,24' is no shape: expected"),
     "zero": (f"explain {BLOCKS} --input 0x24", r"--input '0x24' is no shape"),
     "dtype": (f"explain {BLOCKS} --input 2x4:flot", r"torch has no dtype 'flot'"),
+    "quantised": (f"explain {BLOCKS} --input 2x24x24:qint8", r"2x24x24:qint8: torch makes no such"),
+    "float8": (
+        f"explain {BLOCKS} --input 2x4:float8_e4m3fn",
+        r"float8_e4m3fn: torch makes no such",
+    ),
+    "too large": (f"explain {BLOCKS} --input 9{'0' * 9}x9{'0' * 9}", r"torch makes no such tensor"),
     "twice": (f"explain {BLOCKS} --input x=2x4 --input x=2x4", r"--input x is given twice"),
     "misfit": (f"explain {BLOCKS} --input 2x24x9", r"does not run on 2x24x9:float32: RuntimeError"),
     "weights": (f"explain {BLOCKS} --input 2x24x24 --weights no.pt", r"no\.pt holds no state dict"),
