@@ -7,9 +7,7 @@ from typing import Any
 
 import torch
 from torch.fx import GraphModule, Interpreter
-from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-from pitome_fx.algorithms import is_shipped
 from pitome_fx.ops import AUTOCAST_IN_GRAPH, OPS
 from pitome_fx.options import Form
 from pitome_fx.passes.capture import fake_mode_of, restore_placeholders, trace
@@ -22,7 +20,6 @@ def _op(name: str) -> Any:
     return getattr(torch.ops.pitome, name).default
 
 
-MATCH = _op("match")
 BODIES: dict[Form, Bodies] = {
     "aten": {_op(name): body for name, (body, _, _) in OPS.items()},
     # The rewrite itself gathers where it follows a token through several merges.
@@ -45,7 +42,7 @@ def dissolve(graph: GraphModule, inputs: Sequence[Any], form: Form) -> GraphModu
     if form == "pitome":
         return graph
     fake_mode = fake_mode_of(inputs)
-    run = _Dissolve(graph, BODIES[form], fake_mode.shape_env).run
+    run = _Dissolve(graph, BODIES[form]).run
     switches = any(
         node.target is torch.amp.autocast_mode._enter_autocast for node in graph.graph.nodes
     )
@@ -62,20 +59,11 @@ def dissolve(graph: GraphModule, inputs: Sequence[Any], form: Form) -> GraphModu
 
 
 class _Dissolve(Interpreter):
-    """Runs a graph with other bodies for some of its ops.
+    """Runs a graph with other bodies for some of its ops."""
 
-    Sizes are not guarded on: only the metadata of the new nodes asks about them (is this one
-    contiguous?), and ATen ops hold for all sizes. A match function of a user's own may ask itself.
-    """
-
-    def __init__(self, graph: GraphModule, bodies: Bodies, shape_env: ShapeEnv | None) -> None:
+    def __init__(self, graph: GraphModule, bodies: Bodies) -> None:
         super().__init__(graph)
         self.bodies = bodies
-        self.shape_env = shape_env
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-        body = self.bodies.get(target, target)
-        if self.shape_env is None or (target is MATCH and not is_shipped(args[3])):
-            return body(*args, **kwargs)
-        with self.shape_env.suppress_guards():
-            return body(*args, **kwargs)
+        return self.bodies.get(target, target)(*args, **kwargs)

@@ -6,7 +6,7 @@ import inspect
 import types
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from itertools import count
 from typing import Any, overload
@@ -17,8 +17,9 @@ from torch.export import ExportedProgram, ModuleCallEntry
 from torch.export.graph_signature import ExportGraphSignature
 from torch.fx import GraphModule
 
+from pitome_fx.algorithms import is_shipped
 from pitome_fx.errors import CaptureError, PitomeError, PitomeWarning, RefusedError
-from pitome_fx.guards import as_it_was, drop_layout_guards
+from pitome_fx.guards import as_it_was, drop_layout_guards, unguarded
 from pitome_fx.options import Form, Options, known_lowerings, unknown_lowering
 from pitome_fx.passes import pipeline
 from pitome_fx.passes.capture import capture_dynamo, capture_exported
@@ -123,7 +124,7 @@ def _merged(exported: ExportedProgram, options: Options) -> ExportedProgram:
         if outcome.rewritten is not None:
             form = outcome.options.form
             assert form is not None
-            graph = dissolve(outcome.rewritten.graph, outcome.program.inputs, form)
+            graph = _dissolved(outcome.rewritten.graph, outcome.program.inputs, form)
             drop_layout_guards(_inputs(exported))
             return _rebuild(exported, graph)
     reason = why_nothing_merges(outcome)
@@ -138,6 +139,14 @@ def _inputs(exported: ExportedProgram) -> list[Any]:
     return [node.meta["val"] for node in exported.graph.find_nodes(op="placeholder")]
 
 
+def _dissolved(graph: GraphModule, inputs: Sequence[Any], form: Form) -> GraphModule:
+    """Only metadata of the new nodes asks about sizes, but for match functions of a user's own."""
+    matches = graph.graph.find_nodes(op="call_function", target=torch.ops.pitome.match.default)
+    shipped = all(is_shipped(node.args[3]) for node in matches)
+    with unguarded(inputs) if shipped else nullcontext():
+        return dissolve(graph, inputs, form)
+
+
 def in_form(program: ExportedProgram, form: Form) -> ExportedProgram:
     """A transformed program with its pitome ops dissolved; the program itself if it has none.
 
@@ -148,7 +157,7 @@ def in_form(program: ExportedProgram, form: Form) -> ExportedProgram:
         return program
     inputs = _inputs(program)
     with as_it_was(inputs):
-        return _rebuild(program, dissolve(program.graph_module, inputs, form))
+        return _rebuild(program, _dissolved(program.graph_module, inputs, form))
 
 
 def why_nothing_merges(outcome: Outcome) -> str:

@@ -48,3 +48,16 @@ def drop_layout_guards(inputs: Sequence[Any]) -> None:
     env = shape_env_of(inputs)
     if env is not None:
         env.guards = [g for g in env.guards if "_reshape_view_helper" not in str(g.sloc)]
+
+
+@contextmanager
+def unguarded(inputs: Sequence[Any]) -> Iterator[None]:
+    """Forget the guards recorded inside, where the nodes hold for all sizes.
+
+    They are not suppressed while the nodes are made, for which sizes would then be unknown.
+    """
+    env = shape_env_of(inputs)
+    before = [] if env is None else list(env.guards)
+    yield
+    if env is not None:
+        env.guards = before
