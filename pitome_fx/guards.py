@@ -9,8 +9,8 @@ from typing import Any
 from torch._guards import detect_fake_mode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-CONTAINERS = ("guards", "axioms", "replacements", "divisible")
-"""What a guard is written to, beside the ranges of the symbols."""
+CONTAINERS = ("guards", "replacements", "divisible")
+"""What a guard is written to, beside ranges. Axioms stay: the ONNX exporter traces by them again."""
 
 
 def shape_env_of(inputs: Sequence[Any]) -> ShapeEnv | None:
