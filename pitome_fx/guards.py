@@ -10,7 +10,7 @@ from torch._guards import detect_fake_mode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 CONTAINERS = ("guards", "replacements", "divisible")
-"""What a guard is written to, beside ranges. Axioms stay: the ONNX exporter traces by them again."""
+"""What guards are written to, but for ranges; the ONNX exporter needs the axioms once more."""
 
 
 def shape_env_of(inputs: Sequence[Any]) -> ShapeEnv | None:
