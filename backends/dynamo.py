@@ -13,7 +13,7 @@ from torch._dynamo.exc import RestartAnalysis, SkipFrame
 from torch._guards import detect_fake_mode
 from torch.fx import GraphModule
 
-from pitome_fx.backends.lowering import check_lowering, lower
+from pitome_fx.backends.lowering import check_lowering, lower, with_form
 from pitome_fx.errors import CaptureError, LoweringError, OptionsError, PitomeWarning, RefusedError
 from pitome_fx.frontends import is_pitome_op, why_nothing_merges
 from pitome_fx.options import Options
@@ -46,7 +46,7 @@ def pitome(
         OptionsError: an option is wrong.
         RefusedError: with ``strict=True``, nothing merges.
     """
-    parsed = Options.parse(options)
+    parsed = with_form(Options.parse(options))
     check_lowering(parsed, mode)
     merged = None if parsed.merges_nothing else _try_merge(graph, example_inputs, parsed)
     if merged is not None:

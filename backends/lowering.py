@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import hashlib
 import inspect
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +17,16 @@ from torch._inductor.custom_graph_pass import CustomGraphPass
 from torch.fx import GraphModule
 
 import pitome_fx
-from pitome_fx.algorithms import ALGORITHMS
+from pitome_fx.algorithms import ALGORITHMS, Algorithm, is_shipped
 from pitome_fx.backends import openvino, tensorrt
 from pitome_fx.errors import OptionsError
-from pitome_fx.options import TENSORRT, Options, unknown_lowering
+from pitome_fx.options import PORTABLE_LOWERINGS, TENSORRT, Options, unknown_lowering
 
 Compiled = Callable[..., Any]
+
+PROCESS = uuid.uuid4().hex
+_NUMBERS: dict[int, tuple[int, Algorithm]] = {}
+"""Those of the algorithms seen, which are kept so that no id is given out twice."""
 
 
 def lower(
@@ -52,22 +58,53 @@ def lower(
     if options.lowering in TENSORRT:
         return tensorrt.compile_graph(graph, example_inputs, options.lowering_options)
     compiler = _dynamo_backend(options.lowering)
-    if options.lowering == "openvino":
-        settings = options.lowering_options
-        return openvino.compile_graph(compiler, graph, example_inputs, settings, merged=merged)
-    if options.lowering_options:
-        return compiler(graph, list(example_inputs), options=dict(options.lowering_options))
-    return compiler(graph, list(example_inputs))
+    given = options.lowering_options
+    try:
+        if options.lowering == "openvino":
+            return openvino.compile_graph(compiler, graph, example_inputs, given, merged=merged)
+        return compiler(graph, list(example_inputs), **({"options": dict(given)} if given else {}))
+    except ImportError as error:
+        raise OptionsError(
+            f"lowering={options.lowering!r} needs a package that cannot be imported: {error}"
+        ) from error
 
 
 def check_lowering(options: Options, mode: str | None) -> None:
-    """Fail on an unknown lowering before any work is done."""
-    if options.lowering in TENSORRT:
-        tensorrt.load()
-    elif options.lowering not in ("inductor", "eager"):
-        _dynamo_backend(options.lowering)
+    """Fail on an unknown lowering, or an option it does not take, before any work is done."""
     if mode is not None and options.lowering != "inductor":
         raise OptionsError(f"mode={mode!r} is for lowering='inductor' only")
+    if options.lowering in PORTABLE_LOWERINGS and options.form in ("pitome", "aten"):
+        raise OptionsError(
+            f"form={options.form!r} is nothing that lowering={options.lowering!r} takes: leave "
+            "form out, or give form='portable'"
+        )
+    if options.lowering in TENSORRT:
+        tensorrt.load()
+    elif options.lowering == "inductor":
+        _check_inductor(options.lowering_options)
+    elif options.lowering != "eager":
+        backend = _dynamo_backend(options.lowering)
+        if options.lowering_options and not _takes_options(backend):
+            raise OptionsError(f"lowering={options.lowering!r} takes no lowering_options")
+
+
+def _check_inductor(given: Mapping[str, Any]) -> None:
+    """Every key is a setting of Inductor."""
+    known = {*torch._inductor.config.get_config_copy(), "mode"}
+    for key in given:
+        if key.replace("-", "_") not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise OptionsError(f"lowering_options: Inductor has no setting {key!r}.{hint}")
+
+
+def _takes_options(backend: Compiled) -> bool:
+    parameters = inspect.signature(backend).parameters.values()
+    if any(p.name == "options" for p in parameters):
+        return True
+    # Those of torch that take any keyword ignore it.
+    owner = backend.__module__ or ""
+    return any(p.kind is p.VAR_KEYWORD for p in parameters) and not owner.startswith("torch.")
 
 
 def _dynamo_backend(name: str) -> Compiled:
@@ -138,27 +175,26 @@ class Tag(CustomGraphPass):
         return self.digest
 
 
+def with_form(options: Options) -> Options:
+    """Dissolves what Inductor's cache would not know: it hashes ops, not a user's own functions."""
+    own = options.form is None and not is_shipped(options.algorithm)
+    return replace(options, form="aten") if own and options.lowering == "inductor" else options
+
+
 def digest(options: Options) -> str:
     """Hash of what a compile depends on beside its graph: version, options, op sources."""
     ordered = replace(options, lowering_options=dict(sorted(options.lowering_options.items())))
     parts = [pitome_fx.__version__, torch.__version__, repr(ordered), _sources()]
-    parts.append(_body(inspect.unwrap(ALGORITHMS[options.algorithm].match)))
+    if options.form != "aten" and not is_shipped(options.algorithm):
+        # What a function of a user's own computes may depend on anything: it never meets what
+        # another process, or another registration, compiled.
+        parts.append(f"{PROCESS} {_registration(ALGORITHMS[options.algorithm])}")
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
-def _body(function: Any) -> str:
-    """What a function computes: its source if there is one, its code, what it closes over."""
-    try:
-        source = inspect.getsource(function)
-    except OSError:
-        source = ""
-    code = getattr(function, "__code__", None)
-    if code is None:
-        return source
-    closed = [repr(cell.cell_contents) for cell in function.__closure__ or ()]
-    return "\0".join(
-        [source, code.co_code.hex(), repr(code.co_consts), repr(code.co_names), *closed]
-    )
+def _registration(algorithm: Algorithm) -> int:
+    """A number of its own for each registered algorithm."""
+    return _NUMBERS.setdefault(id(algorithm), (len(_NUMBERS), algorithm))[0]
 
 
 @functools.cache

@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.utils._pytree as pytree
+from torch import Tensor
 from torch.fx import GraphModule
 
-from pitome_fx.errors import LoweringError
+from pitome_fx.errors import LoweringError, OptionsError
 
 
 def compile_graph(
@@ -28,11 +30,22 @@ def compile_graph(
         options: of that backend, such as ``{"config": {"INFERENCE_PRECISION_HINT": "f32"}}``.
 
     Raises:
-        LoweringError: OpenVINO could not take the merged graph.
+        LoweringError: OpenVINO could not take the merged graph, or one of its sizes is symbolic.
+        OptionsError: an option would hide whether it could.
     """
     settings = {"options": dict(options)} if options else {}
+    if merged and any(_is_symbolic(value) for value in example_inputs):
+        raise LoweringError(
+            "OpenVINO takes no dynamic sizes from torch.compile and would run the graph in eager, "
+            "silently: compile with dynamic=False, or export the model to ONNX and convert that"
+        )
     if options.get("aot_autograd"):
-        return backend(graph, list(example_inputs), **settings)
+        if merged:
+            raise OptionsError(
+                "lowering_options aot_autograd is not allowed: whether OpenVINO runs the graph, "
+                "or hands it to eager in silence, could then not be told"
+            )
+        return _with_own_outputs(backend(graph, list(example_inputs), **settings))
     # OpenVINO traces the graph again. In Dynamo's own tracing context a convolution then leaves
     # symbols behind for which Dynamo can write no guard (OpenVINO 2026.4 on torch 2.13).
     with torch._guards.tracing(None):
@@ -42,4 +55,18 @@ def compile_graph(
             "OpenVINO could not convert the graph and would run it in Inductor, silently: use "
             "lowering='inductor', or export the model to ONNX and convert that"
         )
-    return compiled
+    return _with_own_outputs(compiled)
+
+
+def _is_symbolic(value: Any) -> bool:
+    sizes = value.shape if isinstance(value, Tensor) else (value,)
+    return any(isinstance(size, torch.SymInt) for size in sizes)
+
+
+def _with_own_outputs(compiled: Callable[..., Any]) -> Callable[..., Any]:
+    """OpenVINO returns views of buffers of its own, which the next call writes again."""
+
+    def run(*args: Any) -> Any:
+        return pytree.tree_map_only(Tensor, Tensor.clone, compiled(*args))
+
+    return run

@@ -15,6 +15,7 @@ import torch
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
+from pitome_fx.deploy import sorts_stably
 from pitome_fx.errors import LoweringError, OptionsError
 from pitome_fx.frontends import is_pitome_op
 
@@ -79,7 +80,7 @@ def compile_exported(program: ExportedProgram, **settings: Any) -> Any:
 
     Raises:
         OptionsError: TensorRT is not available, a setting contradicts what is always set, or the
-            program still contains pitome ops.
+            program still contains pitome ops, or what they are in ATen.
         LoweringError: TensorRT cannot sort that many tokens, or an unknown number of them.
     """
     settings = _settings(settings)
@@ -88,6 +89,11 @@ def compile_exported(program: ExportedProgram, **settings: Any) -> Any:
         raise OptionsError(
             "TensorRT does not know the pitome ops of this program: "
             "transform it with form='portable'"
+        )
+    if sorts_stably(program.graph_module):
+        raise OptionsError(
+            "TensorRT has no stable sort, which this program takes: transform it with "
+            "form='portable'"
         )
     check_sorts(program.graph_module)
     if "inputs" not in settings and program.example_inputs is not None:

@@ -12,6 +12,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 from torch.export import ExportedProgram
+from torch.fx import GraphModule
 
 from pitome_fx.errors import DeployError
 from pitome_fx.frontends import in_form
@@ -33,7 +34,7 @@ class Format:
         form: of the programs that it is written from (see ``Options``).
         needs: packages that writing takes beside torch.
         runs_with: packages that running takes beside torch.
-        write: writes a program in that form.
+        write: writes a program in that form, and returns the files written.
         load: a file → a callable that takes the inputs of the program.
         usage: Python that loads and runs a file; ``{path}`` and ``{inputs}`` stand for its own.
     """
@@ -43,7 +44,7 @@ class Format:
     form: Form
     needs: tuple[str, ...]
     runs_with: tuple[str, ...]
-    write: Callable[[ExportedProgram, Path], None]
+    write: Callable[[ExportedProgram, Path], list[Path]]
     load: Callable[[Path], Runnable]
     usage: str
 
@@ -61,10 +62,12 @@ def save(program: ExportedProgram, path: Path | str, to: str) -> list[Path]:
     path = Path(path)
     check(path, to)
     try:
-        FORMATS[to].write(in_form(program, FORMATS[to].form), path)
+        return FORMATS[to].write(in_form(program, FORMATS[to].form), path)
     except Exception as error:
-        raise DeployError(f"the {FORMATS[to].title} cannot be written: {reason(error)}") from error
-    return [file for file in (path, _weights_beside(path)) if file.exists()]
+        text = f"the {FORMATS[to].title} cannot be written: {reason(error)}"
+        if FORMATS[to].form == "portable" and sorts_stably(program.graph_module):
+            text += ". Its stable sort is in no such file: transform it with form='portable'"
+        raise DeployError(text) from error
 
 
 def check(path: Path, to: str) -> None:
@@ -111,33 +114,45 @@ def reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
+def sorts_stably(graph: GraphModule) -> bool:
+    """As programs do that were transformed with form="aten"."""
+    stable = (torch.ops.aten.sort.stable, torch.ops.aten.argsort.stable)
+    return any(node.target in stable for node in graph.graph.nodes)
+
+
 def _weights_beside(path: Path) -> Path:
     return path.with_name(path.name + ".data")
 
 
-def _write_exported(program: ExportedProgram, path: Path) -> None:
+def _write_exported(program: ExportedProgram, path: Path) -> list[Path]:
     torch.export.save(program, path)
+    return [path]
 
 
 def _load_exported(path: Path) -> Runnable:
     return torch.export.load(path).module()
 
 
-def _write_aotinductor(program: ExportedProgram, path: Path) -> None:
+def _write_aotinductor(program: ExportedProgram, path: Path) -> list[Path]:
     torch._inductor.aoti_compile_and_package(program, package_path=str(path))
+    return [path]
 
 
 def _load_aotinductor(path: Path) -> Runnable:
     return torch._inductor.aoti_load_package(str(path))
 
 
-def _write_onnx(program: ExportedProgram, path: Path) -> None:
+def _write_onnx(program: ExportedProgram, path: Path) -> list[Path]:
     exported: Any = torch.onnx.export(program, dynamo=True, verbose=False)
     weights = (*program.state_dict.values(), *program.constants.values())
     size = sum(x.nbytes for x in weights if isinstance(x, Tensor))
-    # A file written before may have had one.
-    _weights_beside(path).unlink(missing_ok=True)
+    beside = _weights_beside(path)
     exported.save(path, external_data=size >= PROTOBUF_LIMIT)
+    if size >= PROTOBUF_LIMIT:
+        return [path, beside]
+    # The file that is now replaced may have had one.
+    beside.unlink(missing_ok=True)
+    return [path]
 
 
 def _load_onnx(path: Path) -> Runnable:
@@ -148,7 +163,7 @@ def _load_onnx(path: Path) -> Runnable:
 
     def run(*args: Any, **kwargs: Any) -> list[Tensor]:
         tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
-        feed = {name: x.numpy() for name, x in zip(names, tensors, strict=True)}
+        feed = {name: x.detach().cpu().numpy() for name, x in zip(names, tensors, strict=True)}
         return [torch.from_numpy(x) for x in session.run(None, feed)]
 
     return run

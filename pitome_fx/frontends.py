@@ -6,16 +6,20 @@ import inspect
 import types
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from itertools import count
 from typing import Any, overload
 
 import torch
+from torch._dynamo.exc import BackendCompilerFailed
 from torch.export import ExportedProgram, ModuleCallEntry
 from torch.export.graph_signature import ExportGraphSignature
 from torch.fx import GraphModule
 
-from pitome_fx.errors import CaptureError, PitomeWarning, RefusedError
+from pitome_fx.algorithms import is_shipped
+from pitome_fx.errors import CaptureError, PitomeError, PitomeWarning, RefusedError
+from pitome_fx.guards import as_it_was, drop_layout_guards, unguarded
 from pitome_fx.options import Form, Options, known_lowerings, unknown_lowering
 from pitome_fx.passes import pipeline
 from pitome_fx.passes.capture import capture_dynamo, capture_exported
@@ -115,16 +119,32 @@ def is_pitome_op(target: Any) -> bool:
 
 
 def _merged(exported: ExportedProgram, options: Options) -> ExportedProgram:
-    outcome = pipeline.run(capture_exported(exported), options)
-    if outcome.rewritten is None:
-        reason = why_nothing_merges(outcome)
-        if options.strict:
-            raise RefusedError(reason)
-        warnings.warn(reason, PitomeWarning, stacklevel=3)
-        return exported
-    form = outcome.options.form
-    assert form is not None
-    return _rebuild(exported, dissolve(outcome.rewritten.graph, outcome.program.inputs, form))
+    with as_it_was(_inputs(exported)):
+        outcome = pipeline.run(capture_exported(exported), options)
+        if outcome.rewritten is not None:
+            form = outcome.options.form
+            assert form is not None
+            graph = _dissolved(outcome.rewritten.graph, outcome.program.inputs, form)
+            drop_layout_guards(_inputs(exported))
+            return _rebuild(exported, graph)
+    reason = why_nothing_merges(outcome)
+    if options.strict:
+        raise RefusedError(reason)
+    warnings.warn(reason, PitomeWarning, stacklevel=3)
+    return exported
+
+
+def _inputs(exported: ExportedProgram) -> list[Any]:
+    """What the placeholders stand for: fake tensors, ints and SymInts."""
+    return [node.meta["val"] for node in exported.graph.find_nodes(op="placeholder")]
+
+
+def _dissolved(graph: GraphModule, inputs: Sequence[Any], form: Form) -> GraphModule:
+    """Only metadata of the new nodes asks about sizes, but for match functions of a user's own."""
+    matches = graph.graph.find_nodes(op="call_function", target=torch.ops.pitome.match.default)
+    shipped = all(is_shipped(node.args[3]) for node in matches)
+    with unguarded(inputs) if shipped else nullcontext():
+        return dissolve(graph, inputs, form)
 
 
 def in_form(program: ExportedProgram, form: Form) -> ExportedProgram:
@@ -135,8 +155,9 @@ def in_form(program: ExportedProgram, form: Form) -> ExportedProgram:
     """
     if not any(is_pitome_op(node.target) for node in program.graph.nodes):
         return program
-    inputs = [node.meta["val"] for node in program.graph.find_nodes(op="placeholder")]
-    return _rebuild(program, dissolve(program.graph_module, inputs, form))
+    inputs = _inputs(program)
+    with as_it_was(inputs):
+        return _rebuild(program, _dissolved(program.graph_module, inputs, form))
 
 
 def why_nothing_merges(outcome: Outcome) -> str:
@@ -154,10 +175,13 @@ def why_nothing_merges(outcome: Outcome) -> str:
 def _rebuild(exported: ExportedProgram, graph: GraphModule) -> ExportedProgram:
     """A new ExportedProgram around a rewritten graph with the same flat inputs and outputs."""
     old_inputs = exported.graph.find_nodes(op="placeholder")
-    taken = {node.name for node in old_inputs}
+    taken = {node.name for node in (*old_inputs, *graph.graph.nodes)}
+    inputs = {node.name for node in old_inputs}
     for node in graph.graph.nodes:
-        if node.op != "placeholder" and node.name in taken:
-            node._rename(node.name + "_value")
+        if node.op != "placeholder" and node.name in inputs:
+            name = next(n for i in count() if (n := f"{node.name}_value{i or ''}") not in taken)
+            taken.add(name)
+            node._rename(name)
     for old, new in zip(old_inputs, graph.graph.find_nodes(op="placeholder"), strict=True):
         new.name = new.target = old.name
         new.meta.setdefault("val", old.meta.get("val"))
@@ -244,7 +268,8 @@ def explain(
     """
     parsed = Options.parse(options)
     if isinstance(model, ExportedProgram):
-        return make_report([pipeline.run(capture_exported(model), parsed)])
+        with as_it_was(_inputs(model)):
+            return make_report([pipeline.run(capture_exported(model), parsed)])
     outcomes: list[Outcome] = []
 
     def record(graph: GraphModule, example_inputs: list[Any]) -> Any:
@@ -258,7 +283,12 @@ def explain(
         outcomes.append(outcome)
         return graph.forward if outcome.rewritten is None else outcome.rewritten.graph.forward
 
-    _compile_apart(model, record)(*args, **kwargs)
+    try:
+        _compile_apart(model, record)(*args, **kwargs)
+    except BackendCompilerFailed as failure:
+        if isinstance(failure.inner_exception, PitomeError):
+            raise failure.inner_exception from None
+        raise
     if not outcomes:
         raise CaptureError(
             "torch.compile captured no graph of this model: it runs in plain Python "

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx.experimental.symbolic_shapes import statically_known_true, sym_and
 from torch.overrides import TorchFunctionMode
 
 from pitome_fx import ops
@@ -45,20 +46,30 @@ def gather(x: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False) -> 
 
 def _is_expanded(index: Tensor, x: Tensor) -> bool:
     """Is the index the same for all channels, and for all items of x?"""
-    whole = index.shape[0] == x.shape[0] and index.shape[2] == x.shape[2]
-    return bool(whole and (index.stride(2) == 0 or index.shape[2] == 1))
+    # Sizes that are only the same by chance must not be guarded on.
+    whole = statically_known_true(
+        sym_and(index.shape[0] == x.shape[0], index.shape[2] == x.shape[2])
+    )
+    same = statically_known_true(index.stride(2) == 0) or statically_known_true(index.shape[2] == 1)
+    return whole and same
 
 
 def stable_order(x: Tensor, descending: bool = False) -> Tensor:
     """Indices that sort the last axis of x, (…, n) → (…, n), equal values by position.
 
     ``topk`` leaves the order of equal values open, and padding is all equal. Ranks, found by
-    counting what comes before, differ.
+    counting what comes before, differ. As in ``torch.sort``, NaN is the greatest.
     """
     place = torch.arange(x.shape[-1], device=x.device)
     own, other = x.unsqueeze(-1), x.unsqueeze(-2)
-    earlier = (other == own) & (place < place.unsqueeze(-1))
-    before = earlier | (other > own if descending else other < own)
+    equal, first = other == own, other > own if descending else other < own
+    if x.dtype.is_floating_point:
+        # NaN, which compares as false, is equal to NaN and greater than all else.
+        own_nan, other_nan = own != own, other != other
+        equal = equal | (own_nan & other_nan)
+        greater = other_nan & ~own_nan if descending else own_nan & ~other_nan
+        first = first | greater
+    before = (equal & (place < place.unsqueeze(-1))) | first
     rank = before.to(torch.float32).sum(-1)
     return rank.topk(x.shape[-1], largest=False).indices
 
@@ -70,10 +81,10 @@ def argsort(x: Tensor, dim: int = -1, descending: bool = False, stable: bool = F
 
 def sort(
     x: Tensor, dim: int = -1, descending: bool = False, stable: bool = False
-) -> tuple[Tensor, Tensor]:
+) -> torch.return_types.sort:
     """``torch.sort``, always stable."""
     order = argsort(x, dim, descending)
-    return gather(x, dim, order), order
+    return torch.return_types.sort((gather(x, dim, order), order))
 
 
 def expm1(x: Tensor) -> Tensor:

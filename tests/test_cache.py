@@ -5,6 +5,7 @@ The caches of AOTAutograd and Inductor key on the graph, in which a pitome op is
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -50,15 +51,39 @@ def from_the_fifth(metric: Tensor, size: Tensor, padding: Any, k: int, *rest: fl
     return neighbours(metric, 5, k)
 
 
+def merging_from(first: int, metric: Tensor, size: Tensor, padding: Any, k: int, *rest: float):
+    return neighbours(metric, first, k)
+
+
+@dataclasses.dataclass
+class MergingFrom:
+    """An algorithm that is an object."""
+
+    first: int
+
+    def __call__(self, metric: Tensor, size: Tensor, padding: Any, k: int, *rest: float) -> Match:
+        return neighbours(metric, self.first, k)
+
+
+def moving(places: Tensor) -> Callable[..., Match]:
+    """The first k of the places given join the last."""
+
+    def match(metric: Tensor, size: Tensor, padding: Any, k: int, *rest: float) -> Match:
+        order = places[: metric.shape[1]].expand(metric.shape[0], -1)
+        return Match(order[:, k:], order[:, :k], torch.full_like(order[:, :k], 0))
+
+    return match
+
+
 IN_A_CELL = """
 def match(metric, size, padding, k, margin, alpha):
     return neighbours(metric, {first}, k)
 """
 
 
-def typed_in(first: int) -> Callable[..., Match]:
+def typed_in(first: int | str, **names: Any) -> Callable[..., Match]:
     """A function without a source file, as typed into an interpreter."""
-    names: dict[str, Any] = {"neighbours": neighbours}
+    names["neighbours"] = neighbours
     exec(IN_A_CELL.format(first=first), names)
     return names["match"]
 
@@ -67,6 +92,10 @@ PAIRS: dict[str, tuple[Callable[..., Match], Callable[..., Match]]] = {
     "other source": (from_the_front, from_the_fifth),
     "same source, other closure": (merging_neighbours(0), merging_neighbours(5)),
     "without a source file": (typed_in(0), typed_in(5)),
+    "other global": (typed_in("FIRST", FIRST=0), typed_in("FIRST", FIRST=5)),
+    "partial": (partial(merging_from, 0), partial(merging_from, 5)),
+    "callable object": (MergingFrom(0), MergingFrom(5)),
+    "other large tensor": (moving(torch.arange(24)), moving(torch.arange(24).flip(0))),
 }
 
 
@@ -109,6 +138,17 @@ def test_a_changed_algorithm_misses_the_cache(probe: str, change: str) -> None:
     second, in_eager = run(case, probe)
     assert_close(second, in_eager, 1e-5)
     assert not torch.allclose(first, second)
+
+
+def test_tag_of_a_visible_algorithm_of_a_users_own_is_of_this_registration(probe: str) -> None:
+    options = Options(ratio=0.8, algorithm="tome", form="pitome")
+    assert digest(options) == digest(options)
+    replace(probe, partial(merging_from, 0))
+    options = Options(ratio=0.8, algorithm=probe, form="pitome")
+    before = digest(options)
+    assert digest(options) == before
+    replace(probe, partial(merging_from, 5))
+    assert digest(options) != before
 
 
 @pytest.mark.slow

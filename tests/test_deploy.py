@@ -54,6 +54,23 @@ class TestDissolve:
         (found,) = deploy.FORMATS["onnx"].load(tmp_path / "padded.onnx")(*case.args, **case.kwargs)
         assert_close(found, wanted, 1e-5)
 
+    @pytest.mark.parametrize("form", ["aten", "portable"])
+    def test_merges_are_in_full_precision_in_a_region_of_autocast(self, form: str) -> None:
+        class Region(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.model = by_hand(depth=1).model
+
+            def forward(self, x: Tensor) -> Tensor:
+                with torch.autocast("cpu", torch.bfloat16):
+                    return self.model(x)
+
+        case = Case(Region().eval(), by_hand(depth=1).args)
+        with torch.no_grad():
+            wanted = merged(case).module()(*case.args)
+            assert_close(merged(case, form=form).module()(*case.args), wanted, 1e-2)
+            assert_close(in_form(merged(case), "aten").module()(*case.args), wanted, 0)
+
     def test_without_pitome_ops_nothing_is_done(self) -> None:
         program = torch.export.export(nn.Linear(3, 4), (torch.ones(2, 3),))
         assert in_form(program, "aten") is program
@@ -82,7 +99,39 @@ def test_onnx_weights_of_two_gigabytes_go_beside_the_model(
     assert not (tmp_path / "linear.onnx.data").exists()
 
 
+def test_weights_go_only_when_the_file_is_written_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = torch.export.export(nn.Linear(3, 4), (torch.ones(2, 3),))
+    beside = tmp_path / "linear.onnx.data"
+    beside.write_text("weights of before")
+
+    class Failing:
+        def save(self, path: Path, external_data: bool) -> None:
+            raise OSError("the disk is full")
+
+    monkeypatch.setattr(torch.onnx, "export", lambda *args, **settings: Failing())
+    with pytest.raises(DeployError, match="the disk is full"):
+        deploy.save(program, tmp_path / "linear.onnx", "onnx")
+    assert beside.exists()
+    (tmp_path / "linear.pt2.data").touch()
+    assert deploy.save(program, tmp_path / "linear.pt2", "ep") == [tmp_path / "linear.pt2"]
+
+
+def test_onnx_takes_tensors_that_need_gradients(tmp_path: Path) -> None:
+    x = torch.ones(2, 3, requires_grad=True)
+    program = torch.export.export(nn.Linear(3, 4), (x,))
+    deploy.save(program, tmp_path / "linear.onnx", "onnx")
+    (found,) = deploy.FORMATS["onnx"].load(tmp_path / "linear.onnx")(x)
+    assert_close(found, program.module()(x).detach(), 1e-6)
+
+
 class TestErrors:
+    def test_aten_programs_are_nothing_for_onnx(self, tmp_path: Path) -> None:
+        program = merged(by_hand(depth=1), form="aten")
+        with pytest.raises(DeployError, match=r"transform it with form='portable'"):
+            deploy.save(program, tmp_path / "a.onnx", "onnx")
+
     @pytest.fixture(scope="class")
     @classmethod
     def program(cls) -> ExportedProgram:

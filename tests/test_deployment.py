@@ -16,7 +16,7 @@ import pitome_fx
 from pitome_fx import OptionsError
 from pitome_fx.backends import lowering
 from tests.support.blocks import by_hand
-from tests.support.compiled import output_of, told
+from tests.support.compiled import compiled, output_of, told
 from tests.support.models import Case, bert, timm_vit
 from tests.support.oracle import assert_close, assert_equal, expected, tensors, transformed
 
@@ -124,6 +124,17 @@ class TestOpenVinoLowering:
             wanted = transformed(case, ratio=0.8)(*case.args, **case.kwargs)
         assert_close(output, wanted, FLOAT32)
 
+    @needs_openvino
+    @pytest.mark.parametrize("ratio", [0.8, 1.0], ids=["merged", "dense"])
+    def test_outputs_outlive_the_next_call(self, ratio: float) -> None:
+        case = by_hand(depth=1)
+        with torch.no_grad():
+            model = compiled(case.model, ratio=ratio, lowering="openvino", lowering_options=PRECISE)
+            first = model(*case.args)
+            before = first.clone()
+            model(*(3 * x for x in case.args))
+        assert_equal(first, before)
+
     def test_its_silent_way_into_inductor_is_an_error(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -145,6 +156,26 @@ class TestOpenVinoLowering:
         torch._dynamo.reset()
         with pytest.raises(BackendCompilerFailed, match="OpenVINO could not convert the graph"):
             output_of(case, ratio=0.8, lowering="openvino")
+
+    @pytest.mark.parametrize(
+        ("settings", "options", "message"),
+        [
+            ({"dynamic": True}, {}, "compile with dynamic=False"),
+            ({}, {"aot_autograd": True}, "aot_autograd is not allowed"),
+        ],
+    )
+    def test_what_it_would_run_in_eager_is_an_error(
+        self, monkeypatch: pytest.MonkeyPatch, settings: Any, options: Any, message: str
+    ) -> None:
+        def fx_openvino(graph: Any, inputs: Any, options: Any = None) -> Any:
+            return graph.forward
+
+        monkeypatch.setattr(lowering, "_dynamo_backend", lambda name: fx_openvino)
+        case = by_hand(depth=1)
+        given = {"ratio": 0.8, "lowering": "openvino", "lowering_options": options, "strict": True}
+        model = torch.compile(case.model, backend="pitome", options=given, **settings)
+        with pytest.raises(BackendCompilerFailed, match=message):
+            model(*case.args)
 
     def test_without_the_package(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def unknown(name: str) -> Any:

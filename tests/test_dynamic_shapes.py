@@ -9,6 +9,8 @@ import torch.utils._pytree as pytree
 from torch import Tensor
 
 import pitome_fx
+from pitome_fx.frontends import in_form, spelled_out_layers
+from pitome_fx.options import FORMS
 from pitome_fx.testing import run_recorded, simulate
 from tests.support.blocks import BY_HAND
 from tests.support.compiled import compiled, recording, told
@@ -111,3 +113,47 @@ def test_the_law_holds_at_every_length(name: str, ratio: float) -> None:
         first = 1 if name == "bert" else 0
         assert left[0] == pytest.approx(first + (tokens - first) * ratio, abs=1)
         assert left[2] == pytest.approx(first + (tokens - first) * ratio**3, abs=1)
+
+
+class TestExported:
+    """A program with symbolic sizes keeps its range, and the caller's own keeps its guards."""
+
+    SIZES = ((3, 2), (3, 3), (3, 5), (3, 8), (3, 24), (1, 2), (1, 5), (1, 24), (7, 57))
+
+    def program(self, batch: bool, depth: int = 1) -> Any:
+        layer = torch.nn.TransformerEncoderLayer(24, 3, 48, batch_first=True)
+        model = torch.nn.TransformerEncoder(layer, depth, enable_nested_tensor=False).eval()
+        sizes = {1: torch.export.Dim("length", min=2, max=5000)}
+        if batch:
+            sizes[0] = torch.export.Dim("batch", min=1, max=64)
+        with spelled_out_layers():
+            return torch.export.export(model, (torch.randn(3, 24, 24),), dynamic_shapes=(sizes,))
+
+    @pytest.mark.parametrize("batch", [False, True], ids=["length", "batch and length"])
+    def test_every_form_runs_in_the_whole_range(self, batch: bool) -> None:
+        program = self.program(batch, depth=2)
+        runs: dict[str, Any] = {
+            form: pitome_fx.transform(program, ratio=0.8, strict=True, form=form).module()
+            for form in FORMS
+        }
+        for size in self.SIZES:
+            if not batch and size[0] != 3:
+                continue
+            x = torch.randn(*size, 24)
+            with torch.no_grad():
+                wanted = runs["pitome"](x)
+                if size[1] >= 24:
+                    assert_close(wanted, simulate(program.module(), (x,), ratio=0.8), 1e-5)
+                assert_close(runs["aten"](x), wanted, 1e-6)
+                assert_close(runs["portable"](x), wanted, 1e-5)
+
+    @pytest.mark.parametrize("form", FORMS)
+    def test_the_callers_program_is_not_narrowed(self, form: str) -> None:
+        program = self.program(batch=True)
+        merged = pitome_fx.transform(program, ratio=0.8, strict=True, form=form)
+        if form == "pitome":
+            in_form(merged, "portable")
+        pitome_fx.explain(program, options={"ratio": 0.8})
+        x = torch.randn(1, 5, 24)
+        with torch.no_grad():
+            assert_close(program.run_decompositions({}).module()(x), program.module()(x), 1e-6)

@@ -208,6 +208,22 @@ class TestExportedProgram:
                 wanted = simulate(case.model, args, ratio=0.8)
                 assert_close(after.module()(*args), wanted, 1e-9)
 
+    def test_inputs_may_have_the_names_of_nodes(self) -> None:
+        class Named(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.model = small().model
+
+            def forward(self, add: torch.Tensor, add_value: torch.Tensor) -> torch.Tensor:
+                return self.model(add + add_value)
+
+        args = tuple(torch.randn(2, 2, 24, 24, dtype=torch.float64))
+        model = Named().eval()
+        after = pitome_fx.transform(torch.export.export(model, args), ratio=0.8, strict=True)
+        assert isinstance(after, ExportedProgram)
+        with torch.no_grad():
+            assert_close(after.module()(*args), simulate(model, args, ratio=0.8), 1e-9)
+
     def test_buffers_it_writes_are_still_written(self) -> None:
         case = small()
         case.model.head = nn.Sequential(nn.BatchNorm1d(24), nn.Linear(24, 5)).double()

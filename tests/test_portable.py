@@ -174,6 +174,15 @@ class TestBodies:
         for a, b in zip(PORTABLE["match"](*args), torch.ops.pitome.match(*args), strict=True):
             assert torch.equal(a, b)
 
+    @pytest.mark.parametrize("special", [torch.nan, torch.inf, -torch.inf])
+    @pytest.mark.parametrize("algorithm", sorted(ALGORITHMS))
+    def test_match_of_what_is_not_finite(self, algorithm: str, special: float) -> None:
+        metric = torch.randn(4, 12, 5)
+        metric[0, 3], metric[1, 5, 2], metric[2, [4, 7]] = special, special, special
+        args = (metric, torch.ones(4, 12), None, algorithm, 4, 1, 0, 0.6, 1.0)
+        for a, b in zip(PORTABLE["match"](*args), torch.ops.pitome.match(*args), strict=True):
+            assert torch.equal(a, b)
+
     @given(
         tokens=st.integers(4, 17),
         seed=st.integers(0, 999),
@@ -213,15 +222,22 @@ class TestBodies:
         assert found.flatten().tolist() == [lowest] * 3
 
     @given(
-        rows=st.lists(st.lists(st.integers(0, 5), min_size=6, max_size=6), min_size=1, max_size=3),
+        rows=st.lists(
+            st.lists(
+                st.sampled_from([0, 1, 2, torch.inf, -torch.inf, torch.nan]), min_size=6, max_size=6
+            ),
+            min_size=1,
+            max_size=3,
+        ),
         descending=st.booleans(),
     )
     @settings(max_examples=50, deadline=None, derandomize=True)
-    def test_sorts_are_stable(self, rows: list[list[int]], descending: bool) -> None:
+    def test_sorts_are_stable(self, rows: list[list[float]], descending: bool) -> None:
         x = torch.tensor(rows, dtype=torch.float32)
         wanted = torch.sort(x, descending=descending, stable=True)
-        for a, b in zip(portable.sort(x, -1, descending), wanted, strict=True):
-            assert torch.equal(a, b)
+        found = portable.sort(x, -1, descending)
+        torch.testing.assert_close(found.values, wanted.values, rtol=0, atol=0, equal_nan=True)
+        assert torch.equal(found.indices, wanted.indices)
         down = portable.argsort(x, 0, descending)
         assert torch.equal(down, torch.argsort(x, dim=0, descending=descending, stable=True))
 
@@ -234,6 +250,20 @@ class TestBodies:
         assert torch.equal(portable.gather(x, 1, expanded), x.gather(1, expanded))
         narrow = expanded[:2, :, :1]
         assert torch.equal(portable.gather(x, 1, narrow), x.gather(1, narrow))
+
+    def test_gather_asks_for_no_equal_sizes(self) -> None:
+        """Two lengths that are the same in the example may differ."""
+
+        class Gather(torch.nn.Module):
+            def forward(self, x: Tensor, index: Tensor) -> Tensor:
+                return portable.gather(x, 1, index.unsqueeze(-1).expand(-1, -1, 5))
+
+        batches = {0: torch.export.Dim("a", min=2)}, {0: torch.export.Dim("b", min=2)}
+        args = torch.randn(4, 6, 5), torch.randint(0, 6, (4, 3))
+        program = torch.export.export(Gather(), args, dynamic_shapes=batches)
+        x, index = torch.randn(7, 6, 5), torch.randint(0, 6, (2, 3))
+        wanted = x.gather(1, index.unsqueeze(-1).expand(-1, -1, 5))
+        assert torch.equal(program.module()(x, index), wanted)
 
     def test_symbolic_numbers_of_tokens(self) -> None:
         """The scan for the highest member of a group spans them all."""

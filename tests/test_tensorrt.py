@@ -106,9 +106,10 @@ def test_pitome_ops_are_not_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tensorrt, "load", lambda: None)
     case = by_hand(depth=1)
     program = torch.export.export(case.model, case.args)
-    merged = pitome_fx.transform(program, ratio=0.8)
-    with pytest.raises(OptionsError, match=r"transform it with form='portable'"):
-        tensorrt.compile_exported(merged)
+    for form in ("pitome", "aten"):
+        merged = pitome_fx.transform(program, ratio=0.8, form=form)
+        with pytest.raises(OptionsError, match=r"transform it with form='portable'"):
+            tensorrt.compile_exported(merged)
 
 
 def test_numbers_of_tokens_that_it_cannot_sort() -> None:

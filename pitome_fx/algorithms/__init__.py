@@ -13,10 +13,19 @@ from pitome_fx.algorithms.registry import ALGORITHMS, Algorithm, Match, register
 # Registration happens on import; the order is the one shown to users.
 from pitome_fx.algorithms import pitome, pitome_elu, pitome_text, tome  # isort: skip
 
+_SHIPPED = dict(ALGORITHMS)
+
+
+def is_shipped(name: str) -> bool:
+    """Does the algorithm of that name come with the library?"""
+    return name in _SHIPPED and ALGORITHMS.get(name) is _SHIPPED[name]
+
+
 __all__ = [
     "ALGORITHMS",
     "Algorithm",
     "Match",
+    "is_shipped",
     "pitome",
     "pitome_elu",
     "pitome_text",

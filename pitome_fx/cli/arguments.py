@@ -25,7 +25,7 @@ how a model is named:
   hf:CONFIG        of transformers: a model class (BertForSequenceClassification), a model type
                    (bert), or the path of a config.json or of its folder; returns plain tuples
 Models of timm and transformers have random weights unless --weights gives a state dict: nothing is
-downloaded. Every model is run in eval mode.
+downloaded, but for --set pretrained=True with timm. Every model is run in eval mode.
 
 examples:
   python -m pitome_fx explain timm:vit_small_patch16_224 --ratio 0.9

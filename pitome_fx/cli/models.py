@@ -192,8 +192,10 @@ def _hugging_face(name: str) -> Callable[[Settings], Built]:
     """A model class, a model type, or a config.json; never the hub."""
     transformers = _import("transformers", f"no model hf:{name}")
     found = getattr(transformers, name, None)
-    if Path(name).exists():
-        configure = partial(_config_file, transformers, Path(name))
+    path = Path(name)
+    # A folder may have the name of a model type by chance.
+    if (path / "config.json").is_file() or (path.suffix == ".json" and path.is_file()):
+        configure = partial(_config_file, transformers, path)
     elif isinstance(found, type) and hasattr(found, "config_class") and found.config_class:
         configure = found.config_class
     elif name in transformers.CONFIG_MAPPING:

@@ -48,7 +48,7 @@ def fill(
     """Tensors of those shapes: normal deviates where floating, else ones.
 
     Raises:
-        UsageError: a name comes twice.
+        UsageError: a name comes twice, or torch makes no such tensor.
     """
     floating = (p.dtype for p in model.parameters() if p.is_floating_point())
     own = next(floating, torch.get_default_dtype())
@@ -56,7 +56,12 @@ def fill(
     for spec in inputs:
         if spec.name in kwargs:
             raise UsageError(f"--input {spec.name} is given twice")
-        value = _values(spec.shape, spec.dtype or own)
+        try:
+            value = _values(spec.shape, spec.dtype or own)
+        except (RuntimeError, TypeError, MemoryError) as error:
+            shown = f"{'x'.join(map(str, spec.shape))}:{str(spec.dtype or own)[6:]}"
+            reason = str(error).strip().splitlines()[0]
+            raise UsageError(f"--input {shown}: torch makes no such tensor: {reason}") from error
         if spec.name is None:
             args.append(value)
         else:
@@ -65,6 +70,8 @@ def fill(
 
 
 def _values(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    if str(dtype).startswith("torch.q"):
+        raise TypeError("a quantised one has a scale, too")
     if dtype.is_floating_point or dtype.is_complex:
         return torch.randn(shape, dtype=dtype)
     return torch.ones(shape, dtype=dtype)

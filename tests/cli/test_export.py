@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.export import ExportedProgram
 
 import pitome_fx
 from pitome_fx import deploy
-from pitome_fx.cli import commands
+from pitome_fx.cli import commands, models
 from pitome_fx.testing import simulate
 from tests.cli.calls import ROOT, SMALL, TINY_BERT, Cli, small
 from tests.support.oracle import assert_close
@@ -72,7 +73,40 @@ class TestExport:
         assert err == (
             "python -m pitome_fx: warning: the model runs dense: no attention was found in it.\n"
         )
-        assert (tmp_path / "with_kwargs.pt2").exists(), "named after the model"
+        assert (tmp_path / "with_kwargs.ep.pt2").exists(), "named after the model"
+
+    @pytest.mark.slow
+    def test_pt2_computes_what_the_oracle_says(
+        self, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        status, out, err = cli("export", *SMALL, "--ratio", "0.8", "--to", "pt2")
+        assert (status, err) == (0, "") and "checked  runs; differs" in out
+        x, call = torch.randn(2, 24, 24), small()
+        with torch.no_grad():
+            found = deploy.FORMATS["pt2"].load(tmp_path / "Transformer.pt2")(x)
+            assert_close(found, simulate(call.model, (x,), ratio=0.8), 1e-5)
+
+    def test_a_dynamic_batch_is_checked_in_two_sizes(
+        self, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        sizes: list[int] = []
+
+        def load(path: Path) -> Any:
+            run = torch.export.load(path).module()
+
+            def recorded(x: Tensor) -> Any:
+                sizes.append(len(x))
+                return run(x)
+
+            return recorded
+
+        changed = dataclasses.replace(deploy.FORMATS["ep"], load=load)
+        monkeypatch.setattr(deploy, "FORMATS", {**deploy.FORMATS, "ep": changed})
+        words = ["--ratio", "0.8", "--to", "ep", "--dynamic-batch", "-o", str(tmp_path / "a.pt2")]
+        status, out, err = cli("export", *SMALL, *words)
+        assert (status, err) == (0, "") and sizes == [2, 3]
+        assert "with one item more runs; differs" in out
 
     @pytest.mark.slow
     def test_as_a_process(self, tmp_path: Path) -> None:
@@ -110,3 +144,25 @@ class TestCheckOfTheFile:
     def test_it_does_not_run(self, monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(pitome_fx.PitomeError, match=r"was written but does not run: TypeError"):
             self.compare(monkeypatch, lambda path: lambda: None)
+
+    @pytest.mark.parametrize(
+        "change", [lambda y: y[:1], lambda y: (y, y)], ids=["shape", "number of outputs"]
+    )
+    def test_other_shapes(
+        self, monkeypatch: pytest.MonkeyPatch, change: Callable[[Tensor], Any]
+    ) -> None:
+        model = small().model
+        with pytest.raises(pitome_fx.DeployError, match=r"returns tensors of shapes .* in PyTorch"):
+            self.compare(monkeypatch, lambda path: lambda x: change(model(x)))
+
+    @pytest.mark.parametrize(("dtype", "factor"), [("float16", 1.01), ("bfloat16", 1.05)])
+    def test_half_types_are_rounded_more(self, dtype: str, factor: float) -> None:
+        assert factor - 1 < commands._rounding(getattr(torch, dtype)) < 0.2
+        assert commands._rounding(torch.float32) == commands._rounding(torch.float64) == 1e-4
+
+    def test_onnx_with_inputs_that_numpy_has_not(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        model = torch.nn.Linear(3, 4).bfloat16()
+        call = models.Call(model, (torch.ones(2, 3, dtype=torch.bfloat16),), {})
+        program = torch.export.export(model, call.args)
+        monkeypatch.setattr(deploy, "missing_packages", lambda names: [])
+        assert "no bfloat16" in commands._compare(program, call, Path("a.onnx"), "onnx")

@@ -90,6 +90,17 @@ class TestNames:
         }
         assert type(call.model(**call.kwargs)) is tuple
 
+    def test_a_folder_may_have_the_name_of_a_model_type(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "bert").mkdir()
+        monkeypatch.chdir(tmp_path)
+        settings = dict(item.split("=") for item in TINY_BERT)
+        call = models.load(
+            models.find("hf:bert"), {key: int(value) for key, value in settings.items()}
+        )
+        assert type(call.model).__name__ == "BertModel"
+
     def test_hugging_face_images(self) -> None:
         settings = {"num_hidden_layers": 1, "hidden_size": 24, "num_attention_heads": 2}
         call = models.load(models.find("hf:vit"), {**settings, "image_size": 32})
