@@ -7,14 +7,11 @@ import types
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
-from itertools import count
 from typing import Any, overload
 
 import torch
 from torch._dynamo.exc import BackendCompilerFailed
-from torch.export import ExportedProgram, ModuleCallEntry
-from torch.export.graph_signature import ExportGraphSignature
+from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
 from pitome_fx.algorithms import is_shipped
@@ -26,6 +23,7 @@ from pitome_fx.passes.capture import capture_dynamo, capture_exported
 from pitome_fx.passes.dissolve import dissolve
 from pitome_fx.passes.pipeline import Outcome
 from pitome_fx.passes.reporting import make_report
+from pitome_fx.rebuild import rebuilt
 from pitome_fx.report import Report
 
 
@@ -126,7 +124,7 @@ def _merged(exported: ExportedProgram, options: Options) -> ExportedProgram:
             assert form is not None
             graph = _dissolved(outcome.rewritten.graph, outcome.program.inputs, form)
             drop_layout_guards(_inputs(exported))
-            return _rebuild(exported, graph)
+            return rebuilt(exported, graph)
     reason = why_nothing_merges(outcome)
     if options.strict:
         raise RefusedError(reason)
@@ -157,7 +155,7 @@ def in_form(program: ExportedProgram, form: Form) -> ExportedProgram:
         return program
     inputs = _inputs(program)
     with as_it_was(inputs):
-        return _rebuild(program, _dissolved(program.graph_module, inputs, form))
+        return rebuilt(program, _dissolved(program.graph_module, inputs, form))
 
 
 def why_nothing_merges(outcome: Outcome) -> str:
@@ -170,61 +168,6 @@ def why_nothing_merges(outcome: Outcome) -> str:
     )
     more = f" (and {len(sites) - 4} more)" if len(sites) > 4 else ""
     return f"pitome: the model runs dense: none of its attention may merge. {listed}{more}."
-
-
-def _rebuild(exported: ExportedProgram, graph: GraphModule) -> ExportedProgram:
-    """A new ExportedProgram around a rewritten graph with the same flat inputs and outputs."""
-    old_inputs = exported.graph.find_nodes(op="placeholder")
-    taken = {node.name for node in (*old_inputs, *graph.graph.nodes)}
-    inputs = {node.name for node in old_inputs}
-    for node in graph.graph.nodes:
-        if node.op != "placeholder" and node.name in inputs:
-            name = next(n for i in count() if (n := f"{node.name}_value{i or ''}") not in taken)
-            taken.add(name)
-            node._rename(name)
-    for old, new in zip(old_inputs, graph.graph.find_nodes(op="placeholder"), strict=True):
-        new.name = new.target = old.name
-        new.meta.setdefault("val", old.meta.get("val"))
-    renamed = _output_names(exported, graph)
-    graph.recompile()
-    signature = exported.graph_signature
-    outputs = [replace(spec, arg=_renamed(spec.arg, renamed)) for spec in signature.output_specs]
-    calls = [_renamed_call(entry, renamed) for entry in exported.module_call_graph]
-    return ExportedProgram(
-        root=graph,
-        graph=graph.graph,
-        graph_signature=ExportGraphSignature(list(signature.input_specs), outputs),
-        state_dict=exported.state_dict,
-        range_constraints=exported.range_constraints,
-        module_call_graph=calls,
-        example_inputs=exported.example_inputs,
-        constants=exported.constants,
-        verifiers=exported.verifiers,
-    )
-
-
-def _renamed(argument: Any, names: Mapping[str, str]) -> Any:
-    """An argument of an export signature under its new name."""
-    name = getattr(argument, "name", "")
-    return replace(argument, name=names[name]) if name in names else argument
-
-
-def _renamed_call(entry: ModuleCallEntry, names: Mapping[str, str]) -> ModuleCallEntry:
-    if entry.signature is None:
-        return entry
-    outputs = [_renamed(argument, names) for argument in entry.signature.outputs]
-    return replace(entry, signature=replace(entry.signature, outputs=outputs))
-
-
-def _output_names(exported: ExportedProgram, graph: GraphModule) -> dict[str, str]:
-    """Names of the outputs in the old graph → in the new one."""
-    old: Any = exported.graph.output_node().args[0]
-    new: Any = graph.graph.output_node().args[0]
-    return {
-        before.name: after.name
-        for before, after in zip(old, new, strict=True)
-        if isinstance(before, torch.fx.Node) and isinstance(after, torch.fx.Node)
-    }
 
 
 def _fixed_to_mode(module: GraphModule, training: bool) -> GraphModule:
