@@ -14,10 +14,12 @@ from tests.support.blocks import SPELLINGS, Transformer
 from tests.support.masked import N, finfo_min, masked, positions
 from tests.support.models import Case, randomised
 from tests.support.oracle import (
+    assert_close,
     assert_equal,
     assert_keeps_the_law,
     explained,
     relative_error,
+    transformed,
 )
 
 CAUSAL: dict[str, Callable[..., Tensor]] = {
@@ -129,6 +131,18 @@ def test_position_bias_merges(name: str, spelling: str) -> None:
     done = assert_keeps_the_law(masked(spelling, BIAS[name]), ratio=0.8)
     assert len(done.assignments) == 2
     assert relative_error(done.output, done.dense) > 1e-4
+
+
+@pytest.mark.parametrize("name", BIAS)
+def test_a_bias_merges_alike_in_every_spelling(name: str) -> None:
+    """By the mean over queries and exactly over keys, as scaled dot product attention takes it."""
+    case = masked("sdpa", BIAS[name])
+    with torch.no_grad():
+        wanted = transformed(case, ratio=0.8)(*case.args)
+        for spelling in SPELLINGS.values():
+            for block in case.model.body.blocks:
+                block.attention = spelling
+            assert_close(transformed(case, ratio=0.8)(*case.args), wanted, 1e-9)
 
 
 def test_cross_attention_is_refused() -> None:

@@ -239,7 +239,7 @@ MUTANTS = [
         "passes/masks.py",
         "    if not bool(hidden.any()):\n        return MaskKind.BIAS\n",
         "    return MaskKind.BIAS\n",
-        MASKS,
+        "tests/test_masks.py::test_a_bias_merges_alike_in_every_spelling",
     ),
     Mutant(
         "any mask is the same for every query",
@@ -310,6 +310,13 @@ MUTANTS = [
         "return _fan_out(node, tokens, labels)",
         "return node",
         BY_PAPER,
+    ),
+    Mutant(
+        "a bias on keys is averaged where attention is spelled out",
+        "passes/rewrite.py",
+        "if mask.adds",
+        "if False",
+        MASKS,
     ),
     Mutant(
         "no attention is proportional",
