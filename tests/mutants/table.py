@@ -89,8 +89,8 @@ MUTANTS = [
     Mutant(
         "the mean counts groups",
         "passes/rules/reduce.py",
-        "lambda total, count: total / count",
-        "lambda total, count: total / (count - 1)",
+        "return total * (1 / count) if",
+        "return total * (1 / (count - 1)) if",
         law_of("mean"),
     ),
     Mutant(
