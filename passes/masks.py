@@ -17,6 +17,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.fx import Node
 
+from pitome_fx.passes.axes import same_size
 from pitome_fx.passes.dataflow import Dataflow, is_float, is_one, is_tensor, rank_of
 
 aten = torch.ops.aten
@@ -156,6 +157,9 @@ class Masks:
             return None
         if not self.differs_between_queries(node):
             return None if self._differs_between_heads(node, fused_heads) else mask
+        source = _before_fusing(node)
+        if source is not None:
+            return self.padding_part(replace(mask, node=source))
         inner: list[Mask] = []
         if node.target in ALIGNED:
             inner = [replace(mask, node=source) for source in node.all_input_nodes]
@@ -253,6 +257,17 @@ def _upstream(node: Node) -> Iterator[Node]:
             seen.add(current)
             yield current
             stack += current.all_input_nodes
+
+
+def _before_fusing(mask: Node) -> Node | None:
+    """(B, H, Q, K), of which the mask (B·H, Q, K) was made."""
+    source = mask.args[0] if mask.args else None
+    if mask.target not in FUSING or not isinstance(source, Node):
+        return None
+    if (rank_of(source), rank_of(mask)) != (4, 3):
+        return None
+    pairs = zip(source.meta["val"].shape[-2:], mask.meta["val"].shape[-2:], strict=True)
+    return source if all(same_size(a, b) for a, b in pairs) else None
 
 
 def _is_soft(parameter: Tensor) -> bool:

@@ -76,7 +76,12 @@ def _hidden_keys(replay: Replay, block: Block, mask: Mask) -> Tensor:
     else:
         hidden = row if mask.use is MaskUse.FILLS else row == 0
     dims = (*value.dims[:-2], (), (Atom(block.axis),))[-len(value.dims) :]
-    return _rows(TokenTensor(hidden, dims), _lead(replay, block, mask), block)
+    lead = _lead(replay, block, mask)
+    if len(lead) == 1 and len(dims) == 4:
+        # The mask before its heads were fused with the batch.
+        of_batch = tuple(atom for atom in lead[0] if atom.axis in block.batch)
+        lead = (of_batch, tuple(atom for atom in lead[0] if atom not in of_batch))
+    return _rows(TokenTensor(hidden, dims), lead, block)
 
 
 def _lead(replay: Replay, block: Block, mask: Mask) -> tuple[Dim, ...]:

@@ -198,6 +198,13 @@ class Program(Short):
         steps = [s.f for s in self.steps if isinstance(s, Residual)]
         return [f.kind for f in steps if isinstance(f, Mix)]
 
+    def writes(self) -> bool:
+        """Is anything written in place?"""
+        return any(
+            isinstance(step, Write) or (isinstance(step, Residual) and step.inplace)
+            for step in self.steps
+        )
+
     def attentions(self) -> list[Attention]:
         """All attention steps."""
         found: list[Attention] = []

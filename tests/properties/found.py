@@ -97,6 +97,20 @@ FOUND: list[tuple[Program, Options]] = [
         ),
         {"min_tokens": 2, "ratio": 0.6, "pays": True},
     ),
+    # A bias and padding, fused with the heads before they are added.
+    *(
+        (
+            Program(
+                (Residual(Attention("baddbmm", mask="learned-padding")), Residual(Mlp())) * 2,
+                batch=batch,
+                tokens=9,
+                heads=heads,
+                hidden=(2, 0, 3),
+            ),
+            {"min_tokens": 2, "ratio": 0.5, "pays": True},
+        )
+        for batch, heads in ((1, 1), (1, 2), (3, 1), (3, 2))
+    ),
     # A block whose results nobody reads.
     (Program((Save(), *BLOCK, Swap(), *BLOCK)), {"min_tokens": 2, "ratio": 0.75, "pays": True}),
 ]

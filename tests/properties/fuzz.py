@@ -6,6 +6,7 @@ python -m tests.properties.fuzz 1000 [seed] [processes]
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import multiprocessing
 import random
@@ -93,6 +94,8 @@ def play(number: int, way: str, examples: int) -> Round:
         found.one(program, chosen)
 
     warnings.simplefilter("ignore")
+    # Traces are made of many small objects that live on: looking for garbage takes a tenth.
+    gc.set_threshold(100_000, 50, 100)
     # Independent draws: Hypothesis's own are variations of one another, and larger each time.
     generator = random.Random(number)
     while found.failing is None and found.shares.programs < examples:

@@ -57,8 +57,8 @@ def partitioned(trial: Trial) -> None:
 
 def special_apart(trial: Trial, program: Program) -> bool:
     """(d) tokens that the program puts beside the others stay alone; were there any?"""
-    # What mixes tokens leaves none of them special.
-    apart = program.other != program.total and not program.mixers()
+    # What mixes tokens leaves none of them special, and a write that stays is an unknown op.
+    apart = program.other != program.total and not program.mixers() and not program.writes()
     if not apart or trial.outcome.options.protect != "auto":
         return False
     found = False

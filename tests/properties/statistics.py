@@ -18,7 +18,7 @@ def traits(program: d.Program, trial: Trial) -> list[str]:
     alien = bool(set(program.mixers()) & ALIEN.keys())
     found += ["alien op"] if alien else []
     found += ["merges, alien op"] if alien and trial.merges else []
-    found += ["writes in place"] if _writes(program) else []
+    found += ["writes in place"] if program.writes() else []
     found += ["padding"] if program.hidden else []
     found += ["two streams"] if program.other else []
     found += ["two merges or more"] if trial.merges > 1 else []
@@ -28,13 +28,6 @@ def traits(program: d.Program, trial: Trial) -> list[str]:
     if rewritten is not None and rewritten.projections:
         found.append("projects")
     return found
-
-
-def _writes(program: d.Program) -> bool:
-    return any(
-        isinstance(step, d.Write) or (isinstance(step, d.Residual) and step.inplace)
-        for step in program.steps
-    )
 
 
 def tell(program: d.Program, trial: Trial) -> None:
