@@ -48,7 +48,8 @@ def attention(
     (q, k, v), lead = step.align(q, k, v, trailing=2)
     bias, blank = _bias(step, q, k, attn_mask, (*lead, q.dims[-2], k.dims[-2]))
     if blank is not None:
-        q = replace(q, data=q.data.masked_fill(blank, 0))
+        # Zero, but with the gradient that a score gets in the dense model.
+        q = replace(q, data=torch.where(blank, q.data - q.data.detach(), q.data))
     value = step(q, k, v, bias, dropout_p, False, **kwargs)
     return TokenTensor(value, (*lead, q.dims[-2], v.dims[-1]))
 

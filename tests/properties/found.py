@@ -114,3 +114,22 @@ FOUND: list[tuple[Program, Options]] = [
     # A block whose results nobody reads.
     (Program((Save(), *BLOCK, Swap(), *BLOCK)), {"min_tokens": 2, "ratio": 0.75, "pays": True}),
 ]
+
+IN_TRAINING: list[tuple[Program, Options]] = [
+    # All of an item is padding: by the lowest float in one block, after which −∞ makes NaN of it.
+    (
+        Program(
+            (
+                Parallel(Attention(mask="bool"), Mlp()),
+                Parallel(Attention(mask="min"), Mlp()),
+                Residual(Attention("matmul", mask="bool")),
+                Residual(Mlp()),
+            ),
+            batch=3,
+            tokens=4,
+            hidden=(0, 0, 4),
+        ),
+        {"min_tokens": 2, "ratio": 0.5, "pays": True},
+    ),
+]
+"""Programs whose gradients were once wrong."""

@@ -22,17 +22,22 @@ from pitome_fx.frontends import spelled_out_layers
 from tests.properties import PROFILE, gradients, laws, share, writes
 from tests.properties.build import build
 from tests.properties.description import Mix, Options, Program, Residual, Write
-from tests.properties.found import BLOCK, FOUND
+from tests.properties.found import BLOCK, FOUND, IN_TRAINING
 from tests.properties.programs import aliens, options, programs
 from tests.properties.statistics import tell
 from tests.properties.trial import run
-from tests.properties.ways import examined
+from tests.properties.ways import examined, trained
 from tests.support.oracle import assert_equal, tensors
 
 
 @pytest.mark.parametrize("number", range(len(FOUND)))
 def test_programs_that_once_failed(number: int) -> None:
     examined(*FOUND[number])
+
+
+@pytest.mark.parametrize("number", range(len(IN_TRAINING)))
+def test_programs_that_once_failed_in_training(number: int) -> None:
+    assert not trained(*IN_TRAINING[number]).waived
 
 
 @pytest.mark.parametrize("kind", writes.KINDS)
