@@ -148,9 +148,12 @@ def one_by_one(program: Program, options: Options) -> Trial:
     of_one = rewritten(items[0], options)
     for i, item in enumerate(items):
         alone = tried(of_one, item)
-        # A batch of one has fewer axes to tell apart: what merges there may be more, not other.
+        # A batch of one has fewer axes to tell apart: more blocks may merge there, and more values
+        # be merged along, which two streams have to unmerge whose items nothing pairs.
         if alone.merges != trial.merges:
             return replace(trial, waived="other blocks merge in a batch of one")
+        if projections(alone) != projections(trial):
+            return replace(trial, waived="other values are merged along in a batch of one")
         if decisions(alone, 0) != decisions(trial, i):
             assert has_ties(trial), "the items of a batch merge unlike one by one, without a tie"
             return replace(trial, waived="tied tokens")
@@ -158,6 +161,11 @@ def one_by_one(program: Program, options: Options) -> Trial:
         error = worst_error(whole, alone.output)
         assert error <= LIMIT, f"item {i} of the batch is not what it is alone: {error:.1e}"
     return trial
+
+
+def projections(trial: Trial) -> int:
+    """How many values are merged along."""
+    return 0 if trial.outcome.rewritten is None else len(trial.outcome.rewritten.projections)
 
 
 def decisions(trial: Trial, item: int) -> list[list[int]]:
