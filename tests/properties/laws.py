@@ -148,12 +148,12 @@ def one_by_one(program: Program, options: Options) -> Trial:
     of_one = rewritten(items[0], options)
     for i, item in enumerate(items):
         alone = tried(of_one, item)
-        # A batch of one has fewer axes to tell apart: more blocks may merge there, and more values
-        # be merged along, which two streams have to unmerge whose items nothing pairs.
+        # A batch of one has fewer axes to tell apart: more blocks may merge there, and values stay
+        # merged that two streams, whose items nothing pairs, have to unmerge.
         if alone.merges != trial.merges:
             return replace(trial, waived="other blocks merge in a batch of one")
-        if projections(alone) != projections(trial):
-            return replace(trial, waived="other values are merged along in a batch of one")
+        if events(alone) != events(trial):
+            return replace(trial, waived="other values stay merged in a batch of one")
         if decisions(alone, 0) != decisions(trial, i):
             assert has_ties(trial), "the items of a batch merge unlike one by one, without a tie"
             return replace(trial, waived="tied tokens")
@@ -163,9 +163,10 @@ def one_by_one(program: Program, options: Options) -> Trial:
     return trial
 
 
-def projections(trial: Trial) -> int:
-    """How many values are merged along."""
-    return 0 if trial.outcome.rewritten is None else len(trial.outcome.rewritten.projections)
+def events(trial: Trial) -> tuple[int, int]:
+    """How many values are merged along, and how many unmerged."""
+    done = trial.outcome.rewritten
+    return (0, 0) if done is None else (len(done.projections), len(done.lifts))
 
 
 def decisions(trial: Trial, item: int) -> list[list[int]]:
