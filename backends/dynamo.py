@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch._dynamo.exc import RestartAnalysis, SkipFrame
 from torch._guards import detect_fake_mode
 from torch.fx import GraphModule
@@ -16,6 +15,7 @@ from torch.fx import GraphModule
 from pitome_fx.backends.lowering import check_lowering, lower, with_form
 from pitome_fx.errors import CaptureError, LoweringError, OptionsError, PitomeWarning, RefusedError
 from pitome_fx.frontends import is_pitome_op, why_nothing_merges
+from pitome_fx.guards import is_symbolic
 from pitome_fx.options import Options
 from pitome_fx.passes import pipeline
 from pitome_fx.passes.capture import capture_dynamo
@@ -105,17 +105,12 @@ def _run_without_trace(graph: GraphModule, example_inputs: list[Any], options: O
         [node.meta.get("example_value") for node in graph.graph.find_nodes(op="placeholder")]
     )
     shape_env = None if fake_mode is None else fake_mode.shape_env
-    if shape_env is not None and any(_is_symbolic(value) for value in example_inputs):
+    if shape_env is not None and any(is_symbolic(value) for value in example_inputs):
         with shape_env.suppress_guards():
             trial = _run(graph, example_inputs, options)
         if trial.rewritten is None:
             return trial
     return _run(graph, example_inputs, options)
-
-
-def _is_symbolic(value: Any) -> bool:
-    sizes = value.shape if isinstance(value, torch.Tensor) else (value,)
-    return any(isinstance(size, torch.SymInt) for size in sizes)
 
 
 def _run(graph: GraphModule, example_inputs: list[Any], options: Options) -> Outcome:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from pitome_fx.errors import LoweringError, OptionsError
+from pitome_fx.guards import is_symbolic
 
 
 def compile_graph(
@@ -34,7 +35,7 @@ def compile_graph(
         OptionsError: an option would hide whether it could.
     """
     settings = {"options": dict(options)} if options else {}
-    if merged and any(_is_symbolic(value) for value in example_inputs):
+    if merged and any(is_symbolic(value) for value in example_inputs):
         raise LoweringError(
             "OpenVINO takes no dynamic sizes from torch.compile and would run the graph in eager, "
             "silently: compile with dynamic=False, or export the model to ONNX and convert that"
@@ -56,11 +57,6 @@ def compile_graph(
             "lowering='inductor', or export the model to ONNX and convert that"
         )
     return _with_own_outputs(compiled)
-
-
-def _is_symbolic(value: Any) -> bool:
-    sizes = value.shape if isinstance(value, Tensor) else (value,)
-    return any(isinstance(size, torch.SymInt) for size in sizes)
 
 
 def _with_own_outputs(compiled: Callable[..., Any]) -> Callable[..., Any]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch._guards import detect_fake_mode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
@@ -17,6 +18,12 @@ def shape_env_of(inputs: Sequence[Any]) -> ShapeEnv | None:
     """The ShapeEnv of fake inputs; None where all sizes are ints."""
     fake_mode = detect_fake_mode(list(inputs))
     return None if fake_mode is None else fake_mode.shape_env
+
+
+def is_symbolic(value: Any) -> bool:
+    """Is it a symbolic size, or a tensor with one?"""
+    sizes = value.shape if isinstance(value, torch.Tensor) else (value,)
+    return any(isinstance(size, torch.SymInt) for size in sizes)
 
 
 @contextmanager

@@ -236,6 +236,7 @@ class TestBodies:
         x = torch.tensor(rows, dtype=torch.float32)
         wanted = torch.sort(x, descending=descending, stable=True)
         found = portable.sort(x, -1, descending)
+        # The NaN drawn are to come in the same places.
         torch.testing.assert_close(found.values, wanted.values, rtol=0, atol=0, equal_nan=True)
         assert torch.equal(found.indices, wanted.indices)
         down = portable.argsort(x, 0, descending)
