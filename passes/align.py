@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import torch.utils._pytree as pytree
 from torch import Tensor
 
 from pitome_fx.passes.axes import (
@@ -273,6 +274,20 @@ def keep_items_apart(x: TokenTensor, over: Iterable[int], *others: TokenTensor) 
     batch = batch_axes([x, *others])
     if any(atom.axis in batch for d in over for atom in x.dims[d]):
         raise Lift("the op mixes the items of a batch, and each has its own groups")
+
+
+def keep_dense(*operands: Any) -> None:
+    """Refuse merged operands where the op's own weights, tables or statistics belong."""
+    if any(isinstance(x, TokenTensor) and x.merged for x in pytree.tree_leaves(operands)):
+        raise Lift("a parameter of the op is computed from merged tokens")
+
+
+def keep_axes_apart(operands: Sequence[TokenTensor], dims: Iterable[Dim]) -> None:
+    """Refuse to pair every item of a batch with every other, each in groups of its own."""
+    batch = batch_axes(operands)
+    axes = [atom.axis for dim in dims for atom in dim]
+    if any(axes.count(axis) > 1 for axis in batch):
+        raise Lift("items of a batch meet each other, and each has its own groups")
 
 
 def hide(x: TokenTensor, dim: int) -> TokenTensor:

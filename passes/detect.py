@@ -11,7 +11,7 @@ import torch
 from torch.fx import Node
 
 from pitome_fx.passes import rules  # noqa: F401  (registers every token rule)
-from pitome_fx.passes.axes import Axis, Dim, dense_length
+from pitome_fx.passes.axes import Axis, Dim, dense_length, same_size
 from pitome_fx.passes.capture import Program
 from pitome_fx.passes.functional import aliases
 from pitome_fx.passes.masks import Mask, MaskKind, Masks
@@ -126,6 +126,7 @@ def _block(
     before = reachable([site.query, site.keys], order, forward=False)
     point = merge_point(site, tokens, labels, after, before, order)
     _refuse_writes(program, point, tokens, labels, order)
+    _refuse_strides(program, point, order)
     dims: tuple[Dim, ...] = labels.dims[point]
     place = dims.index(tokens)
     if tokens not in whole_axes:
@@ -188,6 +189,20 @@ def _refuse_writes(
             raise Refusal(
                 f"an in-place write ({write.target}) in {where} aliases a token tensor and "
                 "would be lost on merged tokens; write out of place there"
+            )
+
+
+def _refuse_strides(program: Program, point: Node, order: dict[Node, int]) -> None:
+    """No merge may come before a walk through memory that is not the operand's alone."""
+    strided = program.graph.graph.find_nodes(op="call_function", target=aten.as_strided.default)
+    after = reachable([point], order, forward=True) if strided else set()
+    for node in strided:
+        operand = node.args[0].meta["val"]
+        own = operand.numel() * operand.element_size()
+        if node in after and not same_size(operand.untyped_storage().nbytes(), own):
+            raise Refusal(
+                f"as_strided in {module_path(node) or 'the graph'} reads beyond the tensor that it "
+                "is given, and merged tokens lie elsewhere; make it contiguous, or use unfold"
             )
 
 

@@ -37,6 +37,9 @@ class Labels:
 
 aten = torch.ops.aten
 
+STRIDED = (aten.as_strided.default, aten.view_as_complex.default, aten.view.dtype)
+"""Ops whose result depends on the strides of their operand."""
+
 Hook = Callable[["Replay", Node, Any], Any]
 Watch = Callable[[Any, Any, Any], None]
 
@@ -159,7 +162,8 @@ class Replay:
             return x
         if id(x.data) not in self._lifted:
             self._lifted[id(x.data)] = (x, moves.lift(x))
-        return self._lifted[id(x.data)][1]
+        # One tensor may be the value of two nodes whose dense ones have unlike strides.
+        return replace(self._lifted[id(x.data)][1], origin=x.origin)
 
     def record_projection(
         self, node: Node, x: TokenTensor, dim: int, target: Dim, why: str
@@ -172,10 +176,10 @@ class Replay:
         for x in pytree.tree_leaves(values):
             if isinstance(x, TokenTensor) and x.merged:
                 self.lifts.append(LiftEvent(node, x.origin, "an output of the graph"))
-        return pytree.tree_map_only(TokenTensor, self._as_promised, values)
+        return pytree.tree_map_only(TokenTensor, self.as_promised, values)
 
-    def _as_promised(self, x: TokenTensor) -> Tensor:
-        """A dense output with the strides of the dense program: its caller may take a view."""
+    def as_promised(self, x: TokenTensor) -> Tensor:
+        """The dense tensor with the strides of the dense program, for those that rely on them."""
         data = self.lift(x).data
         if self.labelling or not x.tainted or x.origin is None:
             return data
@@ -200,6 +204,12 @@ class Step:
         if self.replay.labelling:
             return self.node.meta.get("val")
         # What was merged or unmerged has other strides than the tensor that a view was taken of.
+        if self.node.target in STRIDED:
+            args, kwargs = pytree.tree_map_only(
+                TokenTensor,
+                lambda x: x if x.merged else self.replay.as_promised(x),
+                (args, kwargs),
+            )
         viewed = self.node.target == aten.view.default and args[0].tainted
         return self.run(aten.reshape.default if viewed else self.node.target, *args, **kwargs)
 

@@ -14,6 +14,7 @@ from pitome_fx.ops import emit
 from pitome_fx.options import Options
 from pitome_fx.passes.align import with_dim
 from pitome_fx.passes.axes import Atom, Size, TokenTensor, hint, is_merged, length
+from pitome_fx.passes.biases import exact_biases
 from pitome_fx.passes.capture import Program, restore_placeholders, trace
 from pitome_fx.passes.cost import merge_overhead
 from pitome_fx.passes.detect import Block, Detection
@@ -77,12 +78,7 @@ def rewrite(program: Program, detection: Detection, plan: Plan, options: Options
         detection.masks,
         detection.labels,
         after=merger,
-        biases=frozenset(
-            (mask.consumer, mask.node)
-            for site in detection.sites
-            for mask in site.masks
-            if mask.adds
-        ),
+        biases=exact_biases(detection.sites, detection.masks),
         unproportional=frozenset(
             site.node for site in detection.sites if not options.proportional and not site.oddity
         ),

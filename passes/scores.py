@@ -68,7 +68,7 @@ def product_behind(scores: Node) -> tuple[Node | None, list[Mask]]:
         if node.target not in BETWEEN:
             return None, []
         sources = node.all_input_nodes
-        onward = [source for source in sources if _leads_to_product(source)]
+        onward = [source for source in sources if leads_to_product(source)]
         if len(onward) != 1:
             return None, []
         use = MaskUse.FILLS if _fills(node, onward[0]) else MaskUse.KEEPS
@@ -129,7 +129,8 @@ def factors_after(softmax: Node) -> list[Mask]:
     return masks
 
 
-def _leads_to_product(node: Node) -> bool:
+def leads_to_product(node: Node) -> bool:
+    """Are these scores: a product of two tensors, and what is added or filled into it?"""
     for _ in range(32):
         if node.target in PRODUCTS:
             return True
@@ -141,7 +142,7 @@ def _leads_to_product(node: Node) -> bool:
             return False
         sources = [source for source in node.all_input_nodes if _rank(source) >= 2]
         if len(sources) > 1:
-            return any(_leads_to_product(source) for source in sources)
+            return any(leads_to_product(source) for source in sources)
         if not sources:
             return False
         node = sources[0]

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from pitome_fx.passes.align import align_along, keep_items_apart
+from pitome_fx.passes.align import align_along, keep_axes_apart, keep_dense, keep_items_apart
 from pitome_fx.passes.axes import Dim, TokenTensor, is_merged
 from pitome_fx.passes.replay import Step
 from pitome_fx.passes.rule import Lift, rule
@@ -24,6 +24,7 @@ def linear(
 ) -> TokenTensor:
     """Per token, if tokens are not what it sums over."""
     keep_items_apart(x, [-1])
+    keep_dense(bias)
     if is_merged(x.dims[-1]) or weight.merged:
         raise Lift("a linear layer mixes tokens")
     last = len(x.dims) - 1
@@ -71,6 +72,7 @@ def _operands(
     keep_items_apart(a, [-1], b)
     keep_items_apart(b, [-2], a)
     a, b = _inner(step, a, b)
+    keep_axes_apart([a, b], [*lead, *a.dims[-2:], b.dims[-1]])
     return weighted(a, [len(a.dims) - 1], aten.mul.Tensor), b, lead
 
 
@@ -106,6 +108,7 @@ def einsum(
         value = step(equation, operands, **kwargs)
         return TokenTensor(value, step.fresh_like(value))
     dims, operands = _letters(step, letters, list(operands))
+    keep_axes_apart(operands, dims.values())
     for letter in dims:
         if letter not in output:
             holder = next(i for i, term in enumerate(letters) if letter in term)
@@ -180,6 +183,7 @@ def convolution(
 ) -> TokenTensor:
     """A convolution of width 1 is a linear layer per token; others see neighbours."""
     bound = bind(step, (x, weight, *args), kwargs)
+    keep_dense(weight, args, kwargs)
     if x.merged and not (_is_width_one(bound) and not is_merged(x.dims[1])):
         raise Lift("a convolution sees neighbouring tokens")
     if x.merged:

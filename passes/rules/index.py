@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from pitome_fx.passes.align import meet
+from pitome_fx.passes.align import keep_dense, meet
 from pitome_fx.passes.axes import TokenTensor, is_merged, same_size
 from pitome_fx.passes.replay import Step
 from pitome_fx.passes.rule import Lift, rule
@@ -20,6 +20,7 @@ def embedding(
     step: Step, weight: TokenTensor, indices: TokenTensor, *args: Any, **kwargs: Any
 ) -> TokenTensor:
     """One row per index: the dimensions of the indices, and the features."""
+    keep_dense(weight)
     last = len(indices.dims)
     dims = (*indices.dims, step.fresh(last, step.value.shape[last]))
     return TokenTensor(step(weight, indices, *args, **kwargs), dims)
@@ -29,7 +30,7 @@ def embedding(
 def index_select(step: Step, x: TokenTensor, dim: int, index: TokenTensor) -> TokenTensor:
     """Selecting along another dimension leaves the tokens alone."""
     dim %= len(x.dims)
-    if is_merged(x.dims[dim]):
+    if is_merged(x.dims[dim]) or index.merged:
         raise Lift("tokens are picked by index")
     new = step.fresh(dim, step.value.shape[dim])
     return TokenTensor(step(x, dim, index), (*x.dims[:dim], new, *x.dims[dim + 1 :]))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pitome_fx.passes.align import keep_items_apart
+from pitome_fx.passes.align import keep_dense, keep_items_apart
 from pitome_fx.passes.axes import TokenTensor, is_merged
 from pitome_fx.passes.events import UnweightedEvent
 from pitome_fx.passes.replay import Step
@@ -67,6 +67,7 @@ def layer_norm(
     step: Step, x: TokenTensor, normalized_shape: Sequence[int], *args: Any, **kwargs: Any
 ) -> TokenTensor:
     """Per token, if its statistics are over channels only."""
+    keep_dense(args, kwargs)
     keep_items_apart(x, range(len(x.dims) - len(normalized_shape), len(x.dims)))
     if any(is_merged(dim) for dim in x.dims[len(x.dims) - len(normalized_shape) :]):
         raise Lift("a normalisation whose statistics include the token axis")
@@ -78,6 +79,7 @@ def native_layer_norm(
     step: Step, x: TokenTensor, normalized_shape: Sequence[int], *args: Any
 ) -> list[TokenTensor]:
     """The same, with its statistics beside it."""
+    keep_dense(args)
     inner = len(x.dims) - len(normalized_shape)
     keep_items_apart(x, range(inner, len(x.dims)))
     if any(is_merged(dim) for dim in x.dims[inner:]):
@@ -90,6 +92,7 @@ def native_layer_norm(
 @rule(aten.batch_norm.default)
 def batch_norm(step: Step, x: TokenTensor, *args: Any, **kwargs: Any) -> TokenTensor:
     """Per token with running statistics; in training its statistics are over the tokens."""
+    keep_dense(args, kwargs)
     training = bind(step, (x, *args), kwargs)["training"]
     if x.merged and (training or is_merged(x.dims[1])):
         raise Lift("a normalisation whose statistics include the token axis")
@@ -99,6 +102,7 @@ def batch_norm(step: Step, x: TokenTensor, *args: Any, **kwargs: Any) -> TokenTe
 @rule(aten.group_norm.default, aten.instance_norm.default)
 def group_norm(step: Step, x: TokenTensor, *args: Any, **kwargs: Any) -> TokenTensor:
     """Per token only where the tokens are the batch: statistics run over all other dimensions."""
+    keep_dense(args, kwargs)
     keep_items_apart(x, range(1, len(x.dims)))
     if any(is_merged(dim) for dim in x.dims[1:]):
         raise Lift("a normalisation whose statistics include the token axis")

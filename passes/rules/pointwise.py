@@ -5,6 +5,7 @@ from typing import Any
 import torch
 import torch.utils._pytree as pytree
 
+from pitome_fx.passes.align import keep_dense
 from pitome_fx.passes.axes import TokenTensor, is_merged, is_single
 from pitome_fx.passes.replay import Step
 from pitome_fx.passes.rule import Lift, pointwise_rule, rule
@@ -17,7 +18,10 @@ aten = torch.ops.aten
     aten.dropout,
     aten.alpha_dropout,
     aten.type_as,
-    aten.to,
+    aten.to.device,
+    aten.to.dtype,
+    aten.to.dtype_layout,
+    aten.to.other,
     aten.contiguous,
     aten.clone,
     aten.alias,
@@ -27,9 +31,12 @@ aten = torch.ops.aten
     aten.where.self,
     aten.where.ScalarSelf,
     aten.where.ScalarOther,
-    aten.__and__,
-    aten.__or__,
-    aten.__xor__,
+    aten.__and__.Tensor,
+    aten.__and__.Scalar,
+    aten.__or__.Tensor,
+    aten.__or__.Scalar,
+    aten.__xor__.Tensor,
+    aten.__xor__.Scalar,
     aten.zeros_like,
     aten.ones_like,
     aten.full_like,
@@ -79,6 +86,7 @@ def pointwise(step: Step, *args: Any, **kwargs: Any) -> TokenTensor:
 @rule(aten.prelu.default)
 def prelu(step: Step, x: TokenTensor, weight: TokenTensor) -> TokenTensor:
     """One slope for all, or one for each channel (dimension 1)."""
+    keep_dense(weight)
     if is_merged(x.dims[1]) and not is_single(weight.dims[0] if weight.dims else ()):
         raise Lift("a slope of its own for each token")
     return TokenTensor(step(x, weight), x.dims)

@@ -135,7 +135,7 @@ def transpose(step: Step, x: TokenTensor, dim0: int, dim1: int) -> TokenTensor:
     return TokenTensor(step(x, dim0, dim1), tuple(dims))
 
 
-@rule(aten.t, aten.numpy_T, aten.mT)
+@rule(aten.t.default, aten.numpy_T.default, aten.mT.default)
 def matrix_transpose(step: Step, x: TokenTensor) -> TokenTensor:
     """The last two dimensions (of a matrix: all) change places."""
     if len(x.dims) > 2 and step.node.target is aten.numpy_T.default:
@@ -202,6 +202,8 @@ def repeat_interleave(
 @rule(aten.view_as_complex)
 def view_as_complex(step: Step, x: TokenTensor) -> TokenTensor:
     """The last dimension holds real and imaginary part."""
+    if is_merged(x.dims[-1]):
+        raise Lift("tokens are taken for real and imaginary parts")
     return TokenTensor(step(_contiguous(step, x)), x.dims[:-1])
 
 

@@ -111,11 +111,26 @@ FOUND: list[tuple[Program, Options]] = [
         )
         for batch, heads in ((1, 1), (1, 2), (3, 1), (3, 2))
     ),
+    # Attention weights under a bias are summed over keys, and returned too.
+    (
+        Program(
+            (*BLOCK, Residual(Attention("mha", mask="learned", weights=True)), Residual(Mlp())),
+            tokens=4,
+        ),
+        {"min_tokens": 2, "ratio": 0.5, "pays": True},
+    ),
     # A block whose results nobody reads.
     (Program((Save(), *BLOCK, Swap(), *BLOCK)), {"min_tokens": 2, "ratio": 0.75, "pays": True}),
 ]
 
 IN_TRAINING: list[tuple[Program, Options]] = [
+    # All gradients vanish: of a batch of one its mean is subtracted.
+    (
+        Program(
+            (Residual(Mix("roll")), *BLOCK, Residual(Mix("batch-mean"), order="plain")), tokens=4
+        ),
+        {"min_tokens": 2, "ratio": 0.5, "pays": True},
+    ),
     # All of an item is padding: by the lowest float in one block, after which −∞ makes NaN of it.
     (
         Program(

@@ -1,0 +1,182 @@
+"""Which attention biases count only by what a whole group of keys weighs.
+
+Σ exp(bias) over the members of a group is the group's weight, exactly, though its members weigh
+unlike each other. That is right where weights are only summed over keys, as on the way to the
+values; whoever reads a single weight must see the bias averaged.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.fx import Node
+
+from pitome_fx.passes.masks import FUSING, MaskKind, Masks
+from pitome_fx.passes.scores import PRODUCTS, WHERE, arguments, factors, leads_to_product
+from pitome_fx.passes.sites import SDPA, SOFTMAX, Site
+
+aten = torch.ops.aten
+
+ALIKE = (
+    aten.to.dtype,
+    aten.type_as.default,
+    aten.contiguous.default,
+    aten.clone.default,
+    aten.detach.default,
+    aten.dropout.default,
+)
+MOVING = (aten.permute.default, aten.transpose.int, aten.mT.default)
+ADDING = (aten.add.Tensor, aten.sub.Tensor)
+SCALING = (aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar)
+FILLING = (*WHERE, aten.masked_fill.Scalar, aten.masked_fill.Tensor)
+
+
+def exact_biases(sites: Sequence[Site], masks: Masks) -> frozenset[tuple[Node, Node]]:
+    """(consumer, bias) pairs where the bias may be merged by what each group weighs.
+
+    One for each softmax: of two, Σ exp(a + b) is no product of Σ exp(a) and Σ exp(b).
+    """
+    found = set()
+    for site in sites:
+        adding = [mask for mask in site.masks if mask.adds]
+        learned = [m for m in adding if masks.kind(m.node, m.use) is MaskKind.BIAS]
+        for mask in [*learned, *adding][:1]:
+            if site.node.target == SDPA or _is_only_summed(mask.consumer):
+                found.add((mask.consumer, mask.node))
+    return frozenset(found)
+
+
+def _is_only_summed(addition: Node) -> bool:
+    """Are the weights of the keys only ever summed over keys, after a bias was added here?
+
+    Args:
+        addition: the scores with their bias, keys last.
+    """
+    # What still has a value for each key, and where its keys are, counted from the end.
+    per_key: dict[Node, int] = {addition: -1}
+    weights: set[Node] = set()
+    pending = [addition]
+    while pending:
+        node = pending.pop()
+        for user in node.users:
+            if user in per_key or _sums(user, node, per_key[node]):
+                continue
+            if node not in weights and _is_peak(user, per_key[node]):
+                continue
+            follow = _after_softmax if node in weights else _before_softmax
+            place = follow(user, node, per_key[node])
+            if place is None:
+                return False
+            per_key[user] = place
+            if node in weights or user.target in SOFTMAX:
+                weights.add(user)
+            pending.append(user)
+    return all(_is_linear(node, per_key) for node in weights)
+
+
+def _before_softmax(user: Node, node: Node, place: int) -> int | None:
+    """Where the keys are in what is computed from scores, None if they are not just shifted."""
+    if user.target in SOFTMAX:
+        dim, rank = arguments(user)["dim"], user.meta["val"].dim()
+        return place if dim % rank == place % rank else None
+    if user.target in ADDING:
+        return place if _shifts(user, node) else None
+    return _rearranged(user, node, place)
+
+
+def _shifts(addition: Node, scores: Node) -> bool:
+    """Is it these scores, as they are, and something that is no scores?"""
+    first, second = addition.args[:2]
+    if (first is scores) == (second is scores) or addition.kwargs.get("alpha", 1) != 1:
+        return False
+    if addition.target == aten.sub.Tensor and second is scores:
+        return False
+    other = second if first is scores else first
+    return not (isinstance(other, Node) and leads_to_product(other))
+
+
+def _after_softmax(user: Node, node: Node, place: int) -> int | None:
+    """Where the keys are in what is linear in weights, None if it is not."""
+    if user.target in ADDING or user.target in SCALING:
+        return place
+    if user.target == aten.linear.default:
+        # Heads are mixed in the last dimension.
+        return place if place != -1 and user.args[0] is node else None
+    return _rearranged(user, node, place)
+
+
+def _rearranged(user: Node, node: Node, place: int) -> int | None:
+    """The same values elsewhere, or some of them filled."""
+    if user.target in ALIKE or user.target in FILLING:
+        return place
+    if user.target in MOVING:
+        return _moved(user, place)
+    if user.target in FUSING and place == -1:
+        return place if user.meta["val"].shape[-1] == node.meta["val"].shape[-1] else None
+    return None
+
+
+def _moved(user: Node, place: int) -> int:
+    """Where a permutation puts a dimension."""
+    args: Any = user.args
+    rank = user.meta["val"].dim()
+    order = list(range(rank))
+    if user.target == aten.permute.default:
+        order = [d % rank for d in args[1]]
+    else:
+        a, b = args[1:] or (-1, -2)
+        order[a], order[b] = order[b], order[a]
+    return order.index(place % rank) - rank
+
+
+def _sums(user: Node, node: Node, place: int) -> bool:
+    """Does it sum over the keys, so that nothing is left of single ones?"""
+    if user.target in (aten.sum.dim_IntList, aten.mean.dim):
+        return _reduces(user, place)
+    if user.target not in PRODUCTS:
+        return False
+    given = arguments(user)
+    if user.target != aten.einsum.default:
+        return [at for x, at in zip(factors(user), (-1, -2), strict=True) if x is node] == [place]
+    inputs, arrow, output = given["equation"].replace(" ", "").partition("->")
+    terms = zip(inputs.split(","), given["tensors"], strict=True)
+    own = [term for term, x in terms if x is node]
+    return len(own) == 1 and bool(arrow) and own[0][place] not in output
+
+
+def _reduces(user: Node, place: int) -> bool:
+    """Is the dimension at a place (from the end) among those that a reduction runs over?"""
+    source = arguments(user)["self"]
+    rank, dim = source.meta["val"].dim(), arguments(user).get("dim")
+    over = [dim] if isinstance(dim, int) else dim or range(rank)
+    return place % rank in [d % rank for d in over]
+
+
+def _is_peak(user: Node, place: int) -> bool:
+    """Is it a row's largest score, which is only subtracted from scores?"""
+    if user.target not in (aten.amax.default, aten.max.dim):
+        return False
+    return _reduces(user, place) and _is_only_subtracted(user)
+
+
+def _is_only_subtracted(peak: Node) -> bool:
+    onward = (aten.detach.default, operator.getitem)
+    return all(
+        _is_only_subtracted(user)
+        if user.target in onward
+        else user.target == aten.sub.Tensor and user.args[1] is peak
+        for user in peak.users
+    )
+
+
+def _is_linear(node: Node, per_key: dict[Node, int]) -> bool:
+    """Is it no product of weights with weights, nor something divided by them?"""
+    if node.target not in SCALING:
+        return True
+    args: Any = node.args
+    if node.target == aten.div.Tensor and args[1] in per_key:
+        return False
+    return sum(x in per_key for x in args if isinstance(x, Node)) == 1

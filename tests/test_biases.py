@@ -1,0 +1,112 @@
+"""Attention biases: exact where weights are only summed over keys, averaged for who reads more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pitome_fx.passes.biases import exact_biases
+from tests.properties.trial import LIMIT, Flat, rewritten, tried, worst_error
+
+TOKENS, WIDTH = 12, 8
+
+Attend = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""Of scores (B, N, N), two learned biases (N, N), and values (B, N, C)."""
+
+
+def plain(scores: Tensor, bias: Tensor, other: Tensor, v: Tensor) -> Tensor:
+    return (scores + bias).softmax(-1) @ v
+
+
+def added_first(scores: Tensor, bias: Tensor, other: Tensor, v: Tensor) -> Tensor:
+    return (scores + (bias + other)).softmax(-1) @ v
+
+
+def shifted(scores: Tensor, bias: Tensor, other: Tensor, v: Tensor) -> Tensor:
+    scores = scores + bias
+    return (scores - scores.amax(-1, keepdim=True).detach()).softmax(-1) @ v
+
+
+def largest_of_pair(scores: Tensor, bias: Tensor, other: Tensor, v: Tensor) -> Tensor:
+    scores = scores + bias
+    return (scores - scores.max(-1, keepdim=True)[0]).softmax(-1) @ v
+
+
+def renormalised(scores: Tensor, bias: Tensor, other: Tensor, v: Tensor) -> Tensor:
+    weights = (scores + bias).softmax(-1) * 0.5
+    return weights / weights.sum(-1, keepdim=True) @ v
+
+
+def by_einsum(scores: Tensor, bias: Tensor, other: Tensor, v: Tensor) -> Tensor:
+    return torch.einsum("...ij,...jc->...ic", (scores + bias).softmax(-1), v)
+
+
+def values_first(scores: Tensor, bias: Tensor, other: Tensor, v: Tensor) -> Tensor:
+    return (v.mT @ (scores + bias).softmax(-1).mT).mT
+
+
+def two(scores: Tensor, bias: Tensor, other: Tensor, v: Tensor) -> Tensor:
+    return (scores + bias + other).softmax(-1) @ v
+
+
+def peak_read(scores: Tensor, bias: Tensor, other: Tensor, v: Tensor) -> Tensor:
+    weights = (scores + bias).softmax(-1)
+    return weights @ v + weights.amax(-1, keepdim=True)
+
+
+def squared(scores: Tensor, bias: Tensor, other: Tensor, v: Tensor) -> Tensor:
+    weights = (scores + bias).softmax(-1)
+    return (weights * weights) @ v
+
+
+def powered(scores: Tensor, bias: Tensor, other: Tensor, v: Tensor) -> Tensor:
+    return (scores + bias).softmax(-1) ** 2 @ v
+
+
+def over_queries(scores: Tensor, bias: Tensor, other: Tensor, v: Tensor) -> Tensor:
+    scores = scores + bias
+    return (scores - scores.amax(-2, keepdim=True)).softmax(-1) @ v
+
+
+def received(scores: Tensor, bias: Tensor, other: Tensor, v: Tensor) -> Tensor:
+    weights = (scores + bias).softmax(-1)
+    return weights @ v * weights.sum(-2).sigmoid()[..., None]
+
+
+def twice(scores: Tensor, bias: Tensor, other: Tensor, v: Tensor) -> Tensor:
+    weights = (scores + bias).softmax(-1)
+    return weights @ weights @ v
+
+
+EXACT = [plain, added_first, shifted, largest_of_pair, renormalised, by_einsum, values_first]
+READ = [peak_read, squared, powered, over_queries, received, twice]
+
+
+class Block(nn.Module):
+    def __init__(self, attend: Attend) -> None:
+        super().__init__()
+        self.attend = attend
+        self.norm, self.qkv = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 3 * WIDTH)
+        self.bias, self.other = (nn.Parameter(torch.randn(TOKENS, TOKENS)) for _ in range(2))
+        self.mlp = nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, WIDTH), nn.GELU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(self.norm(x)).chunk(3, -1)
+        x = x + self.attend(q @ k.mT * WIDTH**-0.5, self.bias, self.other, v)
+        return x + self.mlp(x)
+
+
+@pytest.mark.parametrize("attend", [*EXACT, two, *READ], ids=lambda f: f.__name__)
+def test_bias_keeps_the_law(attend: Attend) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(*(Block(attend) for _ in range(3))).double()
+    flat = Flat(model, (torch.randn(2, TOKENS, WIDTH, dtype=torch.float64),))
+    outcome = rewritten(flat, {"ratio": 0.6, "min_tokens": 2, "pays": True})
+    trial = tried(outcome, flat)
+    assert trial.merges
+    assert worst_error(trial.output, trial.simulated) <= LIMIT
+    exact = exact_biases(outcome.detection.sites, outcome.detection.masks)
+    assert len(exact) == (0 if attend in READ else 3)
