@@ -26,7 +26,7 @@ def law_of(case: str) -> str:
 
 
 OPS, ORACLE, MASKS = "tests/test_ops.py", "tests/test_oracle_models.py", "tests/test_masks.py"
-PADDING = "tests/test_padding.py"
+PADDING, BIASES = "tests/test_padding.py", "tests/test_biases.py"
 BY_PAPER = "tests/test_oracle_models.py::test_however_it_is_spelled"
 
 MUTANTS = [
@@ -313,10 +313,45 @@ MUTANTS = [
     ),
     Mutant(
         "a bias on keys is averaged where attention is spelled out",
-        "passes/rewrite.py",
+        "passes/biases.py",
         "if mask.adds",
         "if False",
-        MASKS,
+        BIASES,
+    ),
+    Mutant(
+        "a group's weight is read as each member's",
+        "passes/biases.py",
+        "if site.node.target == SDPA or _is_only_summed(mask.consumer)",
+        "if True",
+        BIASES,
+    ),
+    Mutant(
+        "two biases are both merged by what they weigh",
+        "passes/biases.py",
+        "[*learned, *adding][:1]",
+        "adding",
+        BIASES,
+    ),
+    Mutant(
+        "merged tokens are a table to look up in",
+        "passes/rules/index.py",
+        "    keep_dense(weight)\n",
+        "",
+        "tests/properties/test_rules_anywhere.py",
+    ),
+    Mutant(
+        "every item of a batch meets every other",
+        "passes/rules/contract.py",
+        "    keep_axes_apart([a, b], [*lead, *a.dims[-2:], b.dims[-1]])\n",
+        "",
+        "tests/properties/test_rules_anywhere.py",
+    ),
+    Mutant(
+        "unmerged tokens have any strides",
+        "passes/replay.py",
+        "if self.node.target in STRIDED:",
+        "if False:",
+        "tests/test_strides.py",
     ),
     Mutant(
         "no attention is proportional",
