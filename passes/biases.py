@@ -62,18 +62,23 @@ def _is_only_summed(addition: Node) -> bool:
     while pending:
         node = pending.pop()
         for user in node.users:
-            if user in per_key or _sums(user, node, per_key[node]):
+            weighs = node in weights
+            if _sums(user, node, per_key[node]):
                 continue
-            if node not in weights and _is_peak(user, per_key[node]):
+            if not weighs and _is_peak(user, per_key[node]):
                 continue
-            follow = _after_softmax if node in weights else _before_softmax
+            follow = _after_softmax if weighs else _before_softmax
             place = follow(user, node, per_key[node])
+            weighs = weighs or user.target in SOFTMAX
             if place is None:
                 return False
-            per_key[user] = place
-            if node in weights or user.target in SOFTMAX:
-                weights.add(user)
-            pending.append(user)
+            if user not in per_key:
+                per_key[user] = place
+                weights.update([user] if weighs else [])
+                pending.append(user)
+            elif per_key[user] != place or (user in weights) != weighs:
+                # Keys meet queries, or weights meet scores.
+                return False
     return all(_is_linear(node, per_key) for node in weights)
 
 
