@@ -239,7 +239,7 @@ MUTANTS = [
         "passes/masks.py",
         "    if not bool(hidden.any()):\n        return MaskKind.BIAS\n",
         "    return MaskKind.BIAS\n",
-        "tests/test_masks.py::test_a_bias_merges_alike_in_every_spelling",
+        "tests/test_masks.py::test_structured_masks_are_refused",
     ),
     Mutant(
         "any mask is the same for every query",
