@@ -295,7 +295,7 @@ MUTANTS = [
         "passes/protect.py",
         "front, back = _appended(axis, labels, constant)",
         "front, back = 0, 0",
-        "tests/properties/test_programs.py",
+        "tests/test_plan.py",
     ),
     Mutant(
         "queries are compared instead of keys",
