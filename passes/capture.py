@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -32,6 +32,7 @@ class Program:
         constants: placeholders that hold parameters or buffers.
         fake_mode: the mode of all fake tensors.
         writes: mutations that could not be made functional, with the tensors they touch.
+        recompiles: whoever runs it compiles anew for sizes that break a guard.
     """
 
     graph: GraphModule
@@ -40,6 +41,7 @@ class Program:
     constants: frozenset[Node]
     fake_mode: FakeTensorMode
     writes: tuple[Node, ...]
+    recompiles: bool = False
 
 
 def capture(
@@ -92,7 +94,7 @@ def capture_dynamo(graph: GraphModule, example_inputs: Sequence[Any]) -> Program
     static = [
         "_dynamo_static_input_type" in (node.meta.get("tensor_dict") or {}) for node in placeholders
     ]
-    return capture(graph, inputs, parameters, static)
+    return replace(capture(graph, inputs, parameters, static), recompiles=True)
 
 
 def _is_kept_by_module(placeholder: Node) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -17,18 +17,29 @@ from pitome_fx.passes.replay import Labels
 aten = torch.ops.aten
 
 
+SizeOf = Callable[[Size], int]
+
+
 class CostModel:
     """FLOPs of a program as a function of the token counts after each of its merges.
 
     A product that runs over e token dimensions costs (n/N)^e of its dense FLOPs on n of N tokens;
     which n that is, the merge points upstream of it say.
+
+    Args:
+        size_of: what a symbolic size is taken for.
     """
 
-    def __init__(self, program: Program, labels: Labels, blocks: Sequence[Block]) -> None:
+    def __init__(
+        self, program: Program, labels: Labels, blocks: Sequence[Block], size_of: SizeOf = hint
+    ) -> None:
         self.blocks = list(blocks)
+        self.program = program
+        self.labels = labels
+        self.size_of = size_of
         self.dense = 0
         self.terms: dict[tuple[tuple[int, int], ...], int] = {}
-        counter = FlopCounter()
+        counter = FlopCounter(size_of)
         levels = _levels(program, self.blocks)
         for node in program.graph.graph.nodes:
             flops = counter.of(node)
@@ -36,6 +47,10 @@ class CostModel:
             term = self._term(node, labels, levels[node].values()) if flops else ()
             if term:
                 self.terms[term] = self.terms.get(term, 0) + flops
+
+    def at(self, size_of: SizeOf) -> CostModel:
+        """The same for other sizes."""
+        return CostModel(self.program, self.labels, self.blocks, size_of)
 
     def _term(
         self, node: Node, labels: Labels, merges: Iterable[int]
@@ -51,27 +66,24 @@ class CostModel:
             self.blocks[at].axis is axis and at >= merge for term in self.terms for at, _ in term
         )
 
-    def fraction(self, counts: Sequence[tuple[Size, Size]], overheads: Sequence[float]) -> float:
+    def fraction(self, shares: Sequence[tuple[float, float]], keep: float) -> float:
         """FLOPs left, as a fraction of the dense program's.
 
         Args:
-            counts: tokens before and after each merge.
-            overheads: FLOPs that each merge would take on all N tokens; they fall with n².
+            shares: of each block's N tokens, what is left before and after its merge.
+            keep: the keep ratio of all blocks.
         """
         if not self.dense:
             return 1.0
-        shares = [
-            (hint(before) / hint(block.axis.size), hint(after) / hint(block.axis.size))
-            for block, (before, after) in zip(self.blocks, counts, strict=True)
-        ]
         total = float(self.dense)
         for term, flops in self.terms.items():
             left = 1.0
             for at, exponent in term:
                 left *= shares[at][1] ** exponent
             total -= flops * (1 - left)
-        for (before, _), overhead in zip(shares, overheads, strict=True):
-            total += overhead * before**2
+        for block, (before, _) in zip(self.blocks, shares, strict=True):
+            # Matching and merging fall with n².
+            total += merge_overhead(block, keep, self.size_of) * before**2
         return total / self.dense
 
 
@@ -108,15 +120,15 @@ def _holds(dims: Any, axes: set[Axis]) -> int:
     return sum(any(atom.axis in axes or atom.axis.base in axes for atom in dim) for dim in dims)
 
 
-def merge_overhead(block: Block, keep: float) -> float:
+def merge_overhead(block: Block, keep: float, size_of: SizeOf = hint) -> float:
     """FLOPs of matching and merging once on all tokens of the stream, keeping a share of them."""
     keys, point = block.site.keys.meta["val"], block.point.meta["val"]
-    tokens = hint(block.axis.size)
+    tokens = size_of(block.axis.size)
     removed = (tokens - block.front - block.back) * (1 - keep)
-    features = hint(keys.shape[block.site.feature_place])
+    features = size_of(keys.shape[block.site.feature_place])
     batch = 1
     for axis in block.batch:
-        batch *= hint(axis.size)
-    width = hint(point.numel()) / (tokens * batch)
+        batch *= size_of(axis.size)
+    width = size_of(point.numel()) / (tokens * batch)
     products = (tokens**2 + removed**2) * features + (tokens - removed) * removed * width
     return 2.0 * batch * products

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from pitome_fx.passes.axes import hint
+from pitome_fx.passes.axes import Size, hint
 
 aten = torch.ops.aten
 
@@ -36,9 +37,14 @@ COSTLY = frozenset(
 
 
 class FlopCounter:
-    """Counts node by node; nodes with equal shapes are counted once."""
+    """Counts node by node; nodes with equal shapes are counted once.
 
-    def __init__(self) -> None:
+    Args:
+        size_of: what a symbolic size is taken for.
+    """
+
+    def __init__(self, size_of: Callable[[Size], int] = hint) -> None:
+        self.size_of = size_of
         self._known: dict[Any, int] = {}
 
     def total(self, graph: GraphModule) -> int:
@@ -46,7 +52,7 @@ class FlopCounter:
         return sum(self.of(node) for node in graph.graph.nodes)
 
     def of(self, node: Node) -> int:
-        """FLOPs of one node; symbolic sizes count at their hints."""
+        """FLOPs of one node."""
         if node.target not in COSTLY:
             return 0
         args, kwargs = torch.fx.node.map_arg(
@@ -56,7 +62,7 @@ class FlopCounter:
 
     def call(self, op: Any, args: Any, kwargs: Any) -> int:
         """FLOPs of one op on tensors of the given shapes."""
-        args, kwargs = pytree.tree_map(_described, (args, kwargs))
+        args, kwargs = pytree.tree_map(self._described, (args, kwargs))
         key = (op, repr((args, kwargs)))
         if key not in self._known:
             self._known[key] = self._count(op, args, kwargs)
@@ -70,6 +76,11 @@ class FlopCounter:
         with FlopCounterMode(display=False) as counter:
             op(*args, **kwargs)
         return int(counter.get_total_flops())
+
+    def _described(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return _Shape(value, self.size_of)
+        return self.size_of(value) if isinstance(value, torch.SymInt) else value
 
 
 def _four_dims(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -85,8 +96,8 @@ class _Shape:
     inside (einsum) are recorded with operands of two dtypes, which they refuse without it.
     """
 
-    def __init__(self, x: Tensor) -> None:
-        self.shape = tuple(hint(size) for size in x.shape)
+    def __init__(self, x: Tensor, size_of: Callable[[Size], int]) -> None:
+        self.shape = tuple(size_of(size) for size in x.shape)
         self.dtype = torch.float32 if x.dtype.is_floating_point else x.dtype
 
     def __repr__(self) -> str:
@@ -94,9 +105,3 @@ class _Shape:
 
     def tensor(self) -> Tensor:
         return torch.empty(self.shape, dtype=self.dtype, device="meta")
-
-
-def _described(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return _Shape(value)
-    return hint(value) if isinstance(value, torch.SymInt) else value

@@ -161,8 +161,8 @@ class Merger:
         back = block.back if parent is None else min(block.back, parent.back)
         masks = padding_masks(replay, block)
         padding = present_padding(replay, block, masks, parent)
-        now, first = before - front - back, block.axis.size - front - back
-        k = merge.amount.removed(now, first, padding is not None)
+        planned, left = merge.counts(_first_count(block, parent))
+        k = planned - left
         if isinstance(k, int) and k <= 0:
             self.skipped[block] = f"too few tokens: the amount asked for removes none of {before}"
             return x
@@ -200,6 +200,16 @@ def _why_not(
     if any(space is not parent for space in (*x.spaces(), *keys.spaces())):
         return "another axis of these tokens is merged, each item on its own"
     return None
+
+
+def _first_count(block: Block, parent: TokenSpace | None) -> Size:
+    """Tokens before the first merge of the block's axis, some of which may have merged as parts."""
+    if parent is None:
+        return block.axis.size
+    first = parent
+    while first.parent is not None:
+        first = first.parent
+    return first.count if first.step is None else block.axis.size
 
 
 def _in_state(dim: Any, space: TokenSpace | None) -> bool:

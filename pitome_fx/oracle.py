@@ -131,7 +131,7 @@ class Simulator(Interpreter):
             metric.to(wide)[:, inner],
             sizes(before).to(wide)[:, inner],
             None if padding is None else padding[:, inner],
-            self._removed(merge, before.shape[1]),
+            self._removed(merge, before),
             merge.plan.margin,
             options.alpha if options.alpha is not None else 1.0,
         )
@@ -148,12 +148,15 @@ class Simulator(Interpreter):
         group.scatter_(1, found.moved + front, found.target + front)
         return group.gather(1, before)
 
-    def _removed(self, merge: Merged, tokens: int) -> int:
-        """How many of the present tokens the plan removes."""
-        if isinstance(merge.before, int) and isinstance(merge.after, int):
-            return merge.before - merge.after
-        protected = merge.space.front + merge.space.back
-        return int(merge.plan.amount.removed_symbolic(tokens - protected))
+    def _removed(self, merge: Merged, present: Tensor) -> int:
+        """How many of the present groups (B, N) the plan removes."""
+        first = merge.space
+        while first.parent is not None:
+            first = first.parent
+        # An axis that is joined of merged tokens begins with fewer of them than it is long.
+        tokens = present.shape[1] if first.step is not None else count(self._groups_of(first))
+        before, after = merge.plan.counts(tokens)
+        return int(before - after)
 
     def _mean_keys(self, merge: Merged) -> Tensor:
         """Keys of the site averaged over heads, (B, N, D)."""
