@@ -16,7 +16,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from pitome_fx.options import MIN_RATIO, Options
 from pitome_fx.passes.amount import Q, Share, chained
-from pitome_fx.passes.axes import Size
+from pitome_fx.passes.axes import Size, hint
 from pitome_fx.passes.capture import Program
 from pitome_fx.passes.cost import CostModel, SizeOf
 from pitome_fx.passes.detect import Block
@@ -147,7 +147,7 @@ def _symbols(sizes: Any) -> dict[Any, int]:
         if isinstance(size, torch.SymInt):
             env: ShapeEnv = size.node.shape_env
             for symbol in size.node.expr.free_symbols:
-                found[symbol] = int(env.size_hint(symbol))
+                found[symbol] = hint(env.create_symintnode(symbol, hint=None))
     return found
 
 
