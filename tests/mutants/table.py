@@ -31,6 +31,20 @@ BY_PAPER = "tests/test_oracle_models.py::test_however_it_is_spelled"
 
 MUTANTS = [
     Mutant(
+        "padding may use up every pair",
+        "passes/plan.py",
+        "margin, block.axis in padded)",
+        "margin, False)",
+        "tests/properties/test_programs.py",
+    ),
+    Mutant(
+        "what is too short is decided for one length",
+        "passes/plan.py",
+        "            if not recompiles:",
+        "            if True:",
+        "tests/test_dynamic_shapes.py::test_numbers_do_not_depend_on_which_length_came_first",
+    ),
+    Mutant(
         "softmax forgets sizes",
         "passes/rules/normalise.py",
         "weighted(value, over, aten.mul.Tensor).data.sum(dim, keepdim=True)",
