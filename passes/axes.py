@@ -127,6 +127,40 @@ class Axis:
         return self._splits[key]
 
 
+@dataclass
+class Mirror:
+    """Axes renamed one by one: the pieces and windows of an axis become those of its new name."""
+
+    weak: bool
+    names: dict[Axis, Axis] = field(default_factory=dict)
+
+    def of(self, axis: Axis) -> Axis:
+        """The axis under its new name."""
+        if axis not in self.names:
+            self.names[axis] = self._made(axis)
+        return self.names[axis]
+
+    def _made(self, axis: Axis) -> Axis:
+        if axis._whole is not None:
+            whole, outer, inner = axis._whole
+            return self.of(whole).split(outer.size, inner.size)[axis is inner]
+        if axis.base is not None:
+            return self.of(axis.base).window(axis.start, axis.stop)
+        return Axis(axis.size, self.weak)
+
+
+def amounts(dims: Iterable[Dim]) -> dict[Axis, Size]:
+    """How much of every axis the dimensions hold, its pieces counted together."""
+    held: dict[Axis, Size] = {}
+    for dim in dims:
+        for atom in dim:
+            root = atom.axis
+            while root._whole is not None:
+                root = root._whole[0]
+            held[root] = held.get(root, 1) * atom.axis.size
+    return held
+
+
 def _hashable(size: Size) -> Any:
     return size if isinstance(size, int) else size.node.expr
 

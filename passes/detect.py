@@ -15,6 +15,7 @@ from pitome_fx.passes.axes import Axis, Dim, dense_length, same_size
 from pitome_fx.passes.capture import Program
 from pitome_fx.passes.functional import aliases
 from pitome_fx.passes.masks import Mask, MaskKind, Masks
+from pitome_fx.passes.paths import Paths
 from pitome_fx.passes.protect import protected_tokens
 from pitome_fx.passes.replay import Labels, Replay
 from pitome_fx.passes.sites import Site, find_sites, module_path
@@ -84,11 +85,12 @@ def detect(program: Program, protect: int | None) -> Detection:
     refusals: dict[Site, str] = {}
     whole_axes: dict[Dim, Axis] = {}
     sites = find_sites(program.graph, labels)
+    attending = frozenset(site.node for site in sites)
+    known = _Known(program, Paths(replay), masks, constant, order, attending)
     for site in sites:
         _look_at_masks(site, masks)
         try:
-            block = _block(site, program, labels, masks, constant, order, whole_axes, protect)
-            blocks.append(block)
+            blocks.append(_block(site, known, whole_axes, protect))
         except Refusal as refusal:
             refusals[site] = str(refusal)
     return Detection(labels, masks, constant, tuple(sites), tuple(blocks), refusals)
@@ -105,35 +107,42 @@ def _constant_nodes(program: Program) -> frozenset[Node]:
     return frozenset(constant)
 
 
-def _block(
-    site: Site,
-    program: Program,
-    labels: Labels,
-    masks: Masks,
-    constant: frozenset[Node],
-    order: dict[Node, int],
-    whole_axes: dict[Dim, Axis],
-    protect: int | None,
-) -> Block:
+@dataclass(frozen=True)
+class _Known:
+    """What is asked about a program for every site."""
+
+    program: Program
+    paths: Paths
+    masks: Masks
+    constant: frozenset[Node]
+    order: dict[Node, int]
+    attending: frozenset[Node]
+
+    @property
+    def labels(self) -> Labels:
+        return self.paths.labels
+
+
+def _block(site: Site, known: _Known, whole_axes: dict[Dim, Axis], protect: int | None) -> Block:
+    labels = known.labels
     if site.oddity:
         raise Refusal(site.oddity)
     tokens = site.query_dim
     if tokens != site.key_dim or not tokens:
         raise Refusal(JOINT if _join_the_same(tokens, site.key_dim) else CROSS)
     lead = labels.dims[site.query][:-2]
-    padding = _padding(site, masks, fused_heads=len(lead) == 1 and len(lead[0]) > 1)
-    after = reachable([site.node], order, forward=True)
-    before = reachable([site.query, site.keys], order, forward=False)
-    point = merge_point(site, tokens, labels, after, before, order)
-    _refuse_writes(program, point, tokens, labels, order)
-    _refuse_strides(program, point, order)
+    padding = _padding(site, known.masks, fused_heads=len(lead) == 1 and len(lead[0]) > 1)
+    before = reachable([site.query, site.keys], known.order, forward=False)
+    point = merge_point(site, tokens, known.paths, before, known.attending)
+    _refuse_writes(known.program, point, tokens, labels, known.order)
+    _refuse_strides(known.program, point, known.order)
     dims: tuple[Dim, ...] = labels.dims[point]
     place = dims.index(tokens)
     if tokens not in whole_axes:
         single = tokens[0].axis if len(tokens) == 1 else Axis(dense_length(tokens))
         whole_axes[tokens] = single
     axis = whole_axes[tokens]
-    front, back = protected_tokens(axis, labels, constant, protect)
+    front, back = protected_tokens(axis, labels, known.constant, protect)
     batch = _batch_axes(dims, place, labels.dims[site.query], site, labels)
     key_axes = {atom.axis for dim in labels.dims[site.keys] for atom in dim}
     if not key_axes.issuperset(batch):

@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from enum import IntEnum
 
 import torch
 from torch.fx import Node
 
-from pitome_fx.passes.axes import Dim
-from pitome_fx.passes.replay import Labels
+from pitome_fx.passes.axes import Dim, amounts
+from pitome_fx.passes.dataflow import is_tensor
+from pitome_fx.passes.flops import COSTLY
+from pitome_fx.passes.paths import Paths
 from pitome_fx.passes.sites import Site
 
 aten = torch.ops.aten
 
-RESIDUAL_ADDS = (aten.add.Tensor, aten.add_.Tensor)
-PER_TOKEN = (
-    *RESIDUAL_ADDS,
+SCALING = (
     aten.mul.Tensor,
-    aten.layer_norm.default,
-    aten.rms_norm.default,
-    aten.dropout.default,
-    aten.to.dtype,
-    aten.contiguous.default,
-    aten.clone.default,
-    aten.alias.default,
-    aten.type_as.default,
+    aten.multiply.Tensor,
+    aten.div.Tensor,
+    aten.divide.Tensor,
+    aten.true_divide.Tensor,
+)
+"""Ops that leave nothing of one operand where the other one is zero."""
+
+REGROUPED = (
+    "windowed, grid or channel attention: what attends is a part of another dimension, "
+    "regrouped, and not the tokens of the residual stream"
+)
+NO_RESIDUAL = (
+    "no residual connection carries these tokens past the attention (attention pooling, "
+    "channel attention, or a regrouped token axis), so there is no place to merge"
 )
 
 
@@ -44,60 +52,130 @@ def reachable(roots: Iterable[Node], order: dict[Node, int], *, forward: bool) -
     return seen
 
 
+class Kind(IntEnum):
+    """How a value that went past the attention meets what came out of it; the best one first."""
+
+    STREAM = 0
+    """The stream itself, channel by channel; it is left if the attention says nothing."""
+    PROJECTED = 1
+    """Something computed from every token: a shift, or a stream that changes its width."""
+    GATE = 2
+    """The stream itself, as a factor."""
+
+
+@dataclass(frozen=True)
+class Join:
+    """A node where tokens meet what came past the attention."""
+
+    node: Node
+    kind: Kind
+
+
 def merge_point(
-    site: Site,
-    tokens: Dim,
-    labels: Labels,
-    after: set[Node],
-    before: set[Node],
-    order: dict[Node, int],
+    site: Site, tokens: Dim, paths: Paths, before: set[Node], attending: Collection[Node]
 ) -> Node:
-    """The fan-out of the residual stream after the attention's residual add."""
-    for node in sorted(after, key=order.__getitem__):
-        if node.target not in RESIDUAL_ADDS:
+    """The fan-out of the residual stream after the attention has joined it.
+
+    Args:
+        before: what queries and keys are computed from.
+        attending: the nodes of all attention sites.
+
+    Raises:
+        Refusal: no token gets past the attention but through it.
+    """
+    best: Join | None = None
+    for join in _joins(site, tokens, paths, before, attending):
+        if best is None or join.kind < best.kind:
+            best = join
+        if best.kind is Kind.STREAM:
+            break
+    point = None if best is None else _fan_out(best.node, tokens, paths)
+    if point is None:
+        raise Refusal(REGROUPED if _is_split(tokens) else NO_RESIDUAL)
+    return point
+
+
+def _joins(
+    site: Site, tokens: Dim, paths: Paths, before: set[Node], attending: Collection[Node]
+) -> Iterator[Join]:
+    """The joins behind a site in graph order; of those behind the next one that it feeds, the
+    first only: further ones belong to other blocks."""
+    after = {site.node}
+    node, passed, found = site.node, False, False
+    while node.op != "output" and not (passed and found):
+        node = node.next
+        sources = node.all_input_nodes
+        if not any(source in after for source in sources):
             continue
-        inner = [n for n in node.all_input_nodes if n in after]
-        outer = [n for n in node.all_input_nodes if n not in after and _stems_from(n, before)]
-        if inner and outer and all(_count(labels, n, tokens) == 1 for n in (node, outer[0])):
-            return _fan_out(node, tokens, labels)
-    if _is_split(tokens):
-        raise Refusal(
-            "windowed, grid or channel attention: what attends is a part of another dimension, "
-            "regrouped, and not the tokens of the residual stream"
-        )
-    raise Refusal(
-        "no residual connection carries these tokens past the attention (attention pooling, "
-        "channel attention, or a regrouped token axis), so there is no place to merge"
-    )
+        after.add(node)
+        passed |= node in attending
+        if not paths.carries(node, tokens):
+            continue
+        operands = [n for n in paths.operands(node) if paths.carries(n, tokens)]
+        if all(n in after for n in operands) or not any(n in after for n in operands):
+            continue
+        kind = _kind(node, operands, after, tokens, paths, before)
+        if kind is not None:
+            found = True
+            yield Join(node, kind)
 
 
-def _stems_from(node: Node, stream: set[Node]) -> bool:
-    """Is it a node of the stream, or one of these scaled or normalised?"""
-    stack = [node]
-    while stack:
-        current = stack.pop()
-        if current in stream:
-            return True
-        if current.target in PER_TOKEN:
-            stack += current.all_input_nodes
-    return False
-
-
-def _count(labels: Labels, node: Node, tokens: Dim) -> int:
-    dims = labels.dims.get(node)
-    return dims.count(tokens) if isinstance(dims, tuple) else 0
+def _kind(
+    node: Node, operands: list[Node], after: set[Node], tokens: Dim, paths: Paths, before: set[Node]
+) -> Kind | None:
+    """What the operands make of each other, None where no stream is among them."""
+    past = [
+        n
+        for n in operands
+        if n not in after
+        and n.meta["val"].dtype.is_floating_point
+        and paths.keeps(node, n, tokens)
+        and paths.leads_from(before, n, tokens)
+    ]
+    if not past:
+        return None
+    itself = any(paths.leads_from(before, n, tokens, whole=True) for n in past)
+    if node.target in SCALING or node.target in COSTLY:
+        return Kind.GATE if itself else None
+    return Kind.STREAM if itself else Kind.PROJECTED
 
 
 def _is_split(tokens: Dim) -> bool:
     return any(atom.axis.is_part for atom in tokens)
 
 
-def _fan_out(node: Node, tokens: Dim, labels: Labels) -> Node:
-    """Follow the stream while it has one per-token user: past post-norms and outer sums."""
+def _fan_out(join: Node, tokens: Dim, paths: Paths) -> Node | None:
+    """Follow the stream while it has one user that keeps all of it: past norms and outer sums.
+
+    Views and permutations alone lead no further. None if the tokens are nowhere a dimension of
+    their own.
+    """
+    node, point = join, None
     while True:
-        users = [user for user in node.users if user.op != "output"]
-        if len(node.users) != 1 or not users or users[0].target not in PER_TOKEN:
-            return node
-        if _count(labels, users[0], tokens) != 1:
-            return node
+        if paths.dims(node).count(tokens) == 1 and (
+            point is None or not _is_rearranged(node, paths)
+        ):
+            point = node
+        users = list(node.users)
+        if len(users) != 1 or users[0].target in COSTLY or not is_tensor(users[0]):
+            return point
+        if users[0].op == "output" or not _keeps_stream(users[0], node, tokens, paths):
+            return point
         node = users[0]
+
+
+def _keeps_stream(user: Node, node: Node, tokens: Dim, paths: Paths) -> bool:
+    """Does all of the stream go on? What the node itself put beside it (a stack) may go."""
+    held = {root for n in paths.operands(node) for root in amounts(paths.dims(n))}
+    stream = held & amounts(paths.dims(node)).keys()
+    return paths.keeps(user, node, tokens) and stream <= paths.hands_on(user, node)
+
+
+def _is_rearranged(node: Node, paths: Paths) -> bool:
+    """Does the op only look at its operand in another way?"""
+    target = node.target
+    return (
+        isinstance(target, torch._ops.OpOverload)
+        and any(result.alias_info is not None for result in target._schema.returns)
+        and any(paths.dims(n) != paths.dims(node) for n in paths.operands(node)[:1])
+    )

@@ -1,0 +1,144 @@
+"""Identity paths: where every token of a tensor still is a token of its own after an op.
+
+What an op hands on is asked of its rule, by giving one operand axes of a new name and looking for
+them in the result. So there is no list of ops here: a sum hands on what both summands hold, a
+reshape whatever it regroups, a product everything but what it sums over.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch.fx import Node
+
+from pitome_fx.passes.axes import (
+    Atom,
+    Axis,
+    Dim,
+    Mirror,
+    TokenTensor,
+    amounts,
+    same_size,
+)
+from pitome_fx.passes.dataflow import is_tensor
+from pitome_fx.passes.replay import Replay, Step
+from pitome_fx.passes.rule import Lift, rule_for
+
+
+class Paths:
+    """What is handed on from operand to result, in a graph whose dimensions are labelled.
+
+    Args:
+        replay: the labelling run, with the values and dimensions of all nodes.
+    """
+
+    def __init__(self, replay: Replay) -> None:
+        self.env = replay.env
+        self.labels = replay.labels
+        # Rules name what they make: these names are not the labels'.
+        self._apart = Replay(replay.graph, replay.constant, replay.masks)
+        self._known: dict[tuple[Node, Node], frozenset[Axis]] = {}
+
+    def dims(self, node: Node) -> tuple[Dim, ...]:
+        """The dimensions of a node's value, () for what is no tensor."""
+        return self.labels.dims[node] if is_tensor(node) and node in self.labels.dims else ()
+
+    def operands(self, node: Node) -> list[Node]:
+        """The tensors that a value is made of; one of several results is made of all operands."""
+        return [n for n in _op_of(node).all_input_nodes if is_tensor(n)]
+
+    def carries(self, node: Node, tokens: Dim) -> bool:
+        """Has the value these tokens, each once, be it in one dimension or regrouped?"""
+        held = amounts(self.dims(node))
+        return all(
+            root in held and same_size(held[root], size) for root, size in amounts([tokens]).items()
+        )
+
+    def hands_on(self, node: Node, source: Node) -> frozenset[Axis]:
+        """The axes of an operand that the result has too, entry by entry."""
+        if (node, source) not in self._known:
+            self._known[node, source] = self._survivors(node, source)
+        return self._known[node, source]
+
+    def keeps(self, node: Node, source: Node, tokens: Dim) -> bool:
+        """Does every token of ``source`` reach itself, and does the op mix none of them?"""
+        wanted = amounts([tokens]).keys()
+        return all(
+            wanted <= self.hands_on(node, operand)
+            for operand in self.operands(node)
+            if operand is source or wanted & amounts(self.dims(operand)).keys()
+        )
+
+    def keeps_all(self, node: Node, source: Node) -> bool:
+        """Does every entry of ``source`` reach itself?"""
+        return amounts(self.dims(source)).keys() <= self.hands_on(node, source)
+
+    def leads_from(
+        self, roots: Iterable[Node], node: Node, tokens: Dim, *, whole: bool = False
+    ) -> bool:
+        """Does an identity path lead from one of the roots to the node?
+
+        Args:
+            whole: along the path not tokens alone but all their channels stay what they are.
+        """
+        roots = roots if isinstance(roots, set) else set(roots)
+        stack, seen = [node], {node}
+        while stack:
+            current = stack.pop()
+            if current in roots:
+                return True
+            for source in self.operands(current):
+                if source in seen or not self.keeps(current, source, tokens):
+                    continue
+                if not whole or self.keeps_all(current, source):
+                    seen.add(source)
+                    stack.append(source)
+        return False
+
+    def _survivors(self, node: Node, source: Node) -> frozenset[Axis]:
+        held, result = amounts(self.dims(source)), Mirror(weak=False)
+        found = amounts(self._result(node, source, result))
+        return frozenset(
+            root
+            for root, size in held.items()
+            if result.of(root) in found and same_size(found[result.of(root)], size)
+        )
+
+    def _result(self, node: Node, source: Node, names: Mirror) -> tuple[Dim, ...]:
+        """The dimensions of the node's value if those of one operand had other names."""
+        op, rest = _op_of(node), Mirror(weak=True)
+        rule = rule_for(op.target)
+        if op.op != "call_function" or rule is None:
+            return ()
+
+        def operand(n: Node) -> Any:
+            mirror = names if n is source else rest
+            return pytree.tree_map_only(
+                TokenTensor, lambda x: replace(x, dims=_renamed(x.dims, mirror)), self.env[n]
+            )
+
+        args, kwargs = torch.fx.node.map_arg((op.args, dict(op.kwargs)), operand)
+        try:
+            value = rule(Step(self._apart, op), *args, **kwargs)
+        except Lift:
+            return ()
+        if op is not node:
+            index: Any = node.args[1]
+            value = value[index]
+        return value.dims if isinstance(value, TokenTensor) else ()
+
+
+def _op_of(node: Node) -> Node:
+    """The op that yields a value, which may be one of its several results."""
+    source = node.args[0] if node.target is operator.getitem else node
+    assert isinstance(source, Node)
+    return source
+
+
+def _renamed(dims: Iterable[Dim], mirror: Mirror) -> tuple[Dim, ...]:
+    return tuple(tuple(Atom(mirror.of(atom.axis)) for atom in dim) for dim in dims)
