@@ -116,6 +116,11 @@ class Axis:
         """Is it a factor of a larger axis?"""
         return self._whole is not None
 
+    @property
+    def root(self) -> Axis:
+        """The axis that it is a piece of, itself if it is a whole one."""
+        return self if self._whole is None else self._whole[0].root
+
     def split(self, outer: Size, inner: Size) -> tuple[Axis, Axis]:
         """Factor the axis; the same factors give the same two axes again."""
         key = _hashable(outer), _hashable(inner)
@@ -154,9 +159,7 @@ def amounts(dims: Iterable[Dim]) -> dict[Axis, Size]:
     held: dict[Axis, Size] = {}
     for dim in dims:
         for atom in dim:
-            root = atom.axis
-            while root._whole is not None:
-                root = root._whole[0]
+            root = atom.axis.root
             held[root] = held.get(root, 1) * atom.axis.size
     return held
 

@@ -143,7 +143,7 @@ def _block(site: Site, known: _Known, whole_axes: dict[Dim, Axis], protect: int 
         whole_axes[tokens] = single
     axis = whole_axes[tokens]
     front, back = protected_tokens(axis, labels, known.constant, protect)
-    batch = _batch_axes(dims, place, labels.dims[site.query], site, labels)
+    batch = _batch_axes(dims, place, site, known)
     key_axes = {atom.axis for dim in labels.dims[site.keys] for atom in dim}
     if not key_axes.issuperset(batch):
         raise Refusal(CROSS)
@@ -224,17 +224,30 @@ def _carries(labels: Labels, node: Node, tokens: Dim) -> bool:
     )
 
 
-def _batch_axes(
-    dims: tuple[Dim, ...], place: int, attended: tuple[Dim, ...], site: Site, labels: Labels
-) -> tuple[Axis, ...]:
+def _batch_axes(dims: tuple[Dim, ...], place: int, site: Site, known: _Known) -> tuple[Axis, ...]:
     """Axes of the stream, apart from tokens and features, that the attention carries too."""
+    labels = known.labels
+    attended = labels.dims[site.query]
     features = {atom.axis for atom in labels.dims[site.keys][site.feature_place]}
     carried = {atom.axis for dim in attended for atom in dim} - features
     others = [dim for d, dim in enumerate(dims) if d != place]
     batch = tuple(atom.axis for dim in others for atom in dim if atom.axis in carried)
     unshared = [dim for dim in others if any(atom.axis not in carried for atom in dim)]
-    if len(unshared) > 1:
+    left = carried - {*batch, *(atom.axis for atom in dims[place])}
+    # One dimension that the attention does not know are the channels. Of more (copies of the
+    # stream, channels that were split) one may be a batch, unless the attention has no batch left.
+    if len(unshared) > 1 and not left <= _channels(known, left):
         raise Refusal(
             "the batch dimension of the residual stream cannot be followed into the attention"
         )
     return batch
+
+
+def _channels(known: _Known, axes: set[Axis]) -> set[Axis]:
+    """Those of the axes that are what a layer yields for each token, or pieces of it (heads)."""
+    made = {
+        axis
+        for (node, _, _), axis in known.labels.axes.items()
+        if node.target == aten.linear.default or node in known.constant
+    }
+    return {axis for axis in axes if axis.root in made}

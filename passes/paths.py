@@ -26,6 +26,7 @@ from pitome_fx.passes.axes import (
     same_size,
 )
 from pitome_fx.passes.dataflow import is_tensor
+from pitome_fx.passes.flops import COSTLY
 from pitome_fx.passes.replay import Replay, Step
 from pitome_fx.passes.rule import Lift, rule_for
 
@@ -66,12 +67,17 @@ class Paths:
         return self._known[node, source]
 
     def keeps(self, node: Node, source: Node, tokens: Dim) -> bool:
-        """Does every token of ``source`` reach itself, and does the op mix none of them?"""
+        """Does every token of ``source`` reach itself, and itself alone?
+
+        A product that sums over the tokens of one factor mixes them, whatever of the other one's
+        it keeps: the weights of an attention know their query.
+        """
         wanted = amounts([tokens]).keys()
-        return all(
-            wanted <= self.hands_on(node, operand)
-            for operand in self.operands(node)
-            if operand is source or wanted & amounts(self.dims(operand)).keys()
+        mixable = self.operands(node) if node.target in COSTLY else [source]
+        return wanted <= self.hands_on(node, source) and all(
+            wanted <= self.hands_on(node, other)
+            for other in mixable
+            if wanted & amounts(self.dims(other)).keys()
         )
 
     def keeps_all(self, node: Node, source: Node) -> bool:
