@@ -8,7 +8,7 @@ their sizes agree. A merged axis carries the token space it lives in beside it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -116,10 +116,12 @@ class Axis:
         """Is it a factor of a larger axis?"""
         return self._whole is not None
 
-    @property
-    def root(self) -> Axis:
-        """The axis that it is a piece of, itself if it is a whole one."""
-        return self if self._whole is None else self._whole[0].root
+    def within(self, units: Container[Axis] = ()) -> Axis:
+        """The unit, or else the whole axis, that it is a piece of; itself if it is none."""
+        axis = self
+        while axis not in units and axis._whole is not None:
+            axis = axis._whole[0]
+        return axis
 
     def split(self, outer: Size, inner: Size) -> tuple[Axis, Axis]:
         """Factor the axis; the same factors give the same two axes again."""
@@ -132,35 +134,17 @@ class Axis:
         return self._splits[key]
 
 
-@dataclass
-class Mirror:
-    """Axes renamed one by one: the pieces and windows of an axis become those of its new name."""
+def amounts(dims: Iterable[Dim], units: Container[Axis] = ()) -> dict[Axis, Size]:
+    """How much of every axis the dimensions hold, its pieces counted together.
 
-    weak: bool
-    names: dict[Axis, Axis] = field(default_factory=dict)
-
-    def of(self, axis: Axis) -> Axis:
-        """The axis under its new name."""
-        if axis not in self.names:
-            self.names[axis] = self._made(axis)
-        return self.names[axis]
-
-    def _made(self, axis: Axis) -> Axis:
-        if axis._whole is not None:
-            whole, outer, inner = axis._whole
-            return self.of(whole).split(outer.size, inner.size)[axis is inner]
-        if axis.base is not None:
-            return self.of(axis.base).window(axis.start, axis.stop)
-        return Axis(axis.size, self.weak)
-
-
-def amounts(dims: Iterable[Dim]) -> dict[Axis, Size]:
-    """How much of every axis the dimensions hold, its pieces counted together."""
+    Args:
+        units: axes that count as themselves even where they are pieces of a larger one.
+    """
     held: dict[Axis, Size] = {}
     for dim in dims:
         for atom in dim:
-            root = atom.axis.root
-            held[root] = held.get(root, 1) * atom.axis.size
+            unit = atom.axis.within(units)
+            held[unit] = held.get(unit, 1) * atom.axis.size
     return held
 
 

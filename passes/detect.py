@@ -250,4 +250,4 @@ def _channels(known: _Known, axes: set[Axis]) -> set[Axis]:
         for (node, _, _), axis in known.labels.axes.items()
         if node.target == aten.linear.default or node in known.constant
     }
-    return {axis for axis in axes if axis.root in made}
+    return {axis for axis in axes if axis.within() in made}

@@ -20,7 +20,7 @@ from pitome_fx.passes.axes import (
     Atom,
     Axis,
     Dim,
-    Mirror,
+    Size,
     TokenTensor,
     amounts,
     same_size,
@@ -55,13 +55,12 @@ class Paths:
 
     def carries(self, node: Node, tokens: Dim) -> bool:
         """Has the value these tokens, each once, be it in one dimension or regrouped?"""
-        held = amounts(self.dims(node))
-        return all(
-            root in held and same_size(held[root], size) for root, size in amounts([tokens]).items()
-        )
+        units = {atom.axis for atom in tokens}
+        held = amounts(self.dims(node), units)
+        return all(unit in held and same_size(held[unit], unit.size) for unit in units)
 
     def hands_on(self, node: Node, source: Node) -> frozenset[Axis]:
-        """The axes of an operand that the result has too, entry by entry."""
+        """Of the axes of an operand those that the result has too, entry by entry."""
         if (node, source) not in self._known:
             self._known[node, source] = self._survivors(node, source)
         return self._known[node, source]
@@ -72,17 +71,20 @@ class Paths:
         A product that sums over the tokens of one factor mixes them, whatever of the other one's
         it keeps: the weights of an attention know their query.
         """
-        wanted = amounts([tokens]).keys()
-        mixable = self.operands(node) if node.target in COSTLY else [source]
-        return wanted <= self.hands_on(node, source) and all(
-            wanted <= self.hands_on(node, other)
-            for other in mixable
-            if wanted & amounts(self.dims(other)).keys()
+        factors = self.operands(node) if node.target in COSTLY else []
+        return all(
+            self._of_tokens(operand, tokens) <= self.hands_on(node, operand)
+            for operand in (source, *factors)
         )
 
     def keeps_all(self, node: Node, source: Node) -> bool:
         """Does every entry of ``source`` reach itself?"""
-        return amounts(self.dims(source)).keys() <= self.hands_on(node, source)
+        return {a.axis for dim in self.dims(source) for a in dim} <= self.hands_on(node, source)
+
+    def _of_tokens(self, node: Node, tokens: Dim) -> set[Axis]:
+        units = {atom.axis for atom in tokens}
+        axes = {atom.axis for dim in self.dims(node) for atom in dim}
+        return {axis for axis in axes if axis.within(units) in units}
 
     def leads_from(
         self, roots: Iterable[Node], node: Node, tokens: Dim, *, whole: bool = False
@@ -107,26 +109,32 @@ class Paths:
         return False
 
     def _survivors(self, node: Node, source: Node) -> frozenset[Axis]:
-        held, result = amounts(self.dims(source)), Mirror(weak=False)
-        found = amounts(self._result(node, source, result))
+        names: dict[Axis, Axis] = {}
+        found = amounts(self._result(node, source, names))
+        held: dict[Axis, Size] = {}
+        for dim in self.dims(source):
+            for atom in dim:
+                held[atom.axis] = held.get(atom.axis, 1) * atom.axis.size
         return frozenset(
-            root
-            for root, size in held.items()
-            if result.of(root) in found and same_size(found[result.of(root)], size)
+            axis
+            for axis, size in held.items()
+            if axis in names and names[axis] in found and same_size(found[names[axis]], size)
         )
 
-    def _result(self, node: Node, source: Node, names: Mirror) -> tuple[Dim, ...]:
+    def _result(self, node: Node, source: Node, names: dict[Axis, Axis]) -> tuple[Dim, ...]:
         """The dimensions of the node's value if those of one operand had other names."""
-        op, rest = _op_of(node), Mirror(weak=True)
+        op = _op_of(node)
+        others: dict[Axis, Axis] = {}
         rule = rule_for(op.target)
         if op.op != "call_function" or rule is None:
             return ()
 
         def operand(n: Node) -> Any:
-            mirror = names if n is source else rest
-            return pytree.tree_map_only(
-                TokenTensor, lambda x: replace(x, dims=_renamed(x.dims, mirror)), self.env[n]
-            )
+            def renamed(x: TokenTensor) -> TokenTensor:
+                dims = _renamed(x.dims, names if n is source else others, weak=n is not source)
+                return replace(x, dims=dims)
+
+            return pytree.tree_map_only(TokenTensor, renamed, self.env[n])
 
         args, kwargs = torch.fx.node.map_arg((op.args, dict(op.kwargs)), operand)
         try:
@@ -146,5 +154,9 @@ def _op_of(node: Node) -> Node:
     return source
 
 
-def _renamed(dims: Iterable[Dim], mirror: Mirror) -> tuple[Dim, ...]:
-    return tuple(tuple(Atom(mirror.of(atom.axis)) for atom in dim) for dim in dims)
+def _renamed(dims: Iterable[Dim], names: dict[Axis, Axis], *, weak: bool) -> tuple[Dim, ...]:
+    """The dimensions with an axis of its own for every axis. Weak ones give way to others."""
+    return tuple(
+        tuple(Atom(names.setdefault(atom.axis, Axis(atom.axis.size, weak))) for atom in dim)
+        for dim in dims
+    )

@@ -167,7 +167,8 @@ def _fan_out(join: Node, tokens: Dim, paths: Paths) -> Node | None:
 def _keeps_stream(user: Node, node: Node, tokens: Dim, paths: Paths) -> bool:
     """Does all of the stream go on? What the node itself put beside it (a stack) may go."""
     held = {root for n in paths.operands(node) for root in amounts(paths.dims(n))}
-    stream = held & amounts(paths.dims(node)).keys()
+    axes = {atom.axis for dim in paths.dims(node) for atom in dim}
+    stream = {axis for axis in axes if axis.within() in held}
     return paths.keeps(user, node, tokens) and stream <= paths.hands_on(user, node)
 
 
