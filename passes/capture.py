@@ -17,6 +17,7 @@ from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pitome_fx.errors import CaptureError
+from pitome_fx.passes.breaks import UNBROKEN, Breaks, breaks_of
 from pitome_fx.passes.functional import functionalise_temporaries
 from pitome_fx.passes.fused_layer import encoder_layer
 
@@ -33,6 +34,7 @@ class Program:
         fake_mode: the mode of all fake tensors.
         writes: mutations that could not be made functional, with the tensors they touch.
         recompiles: whoever runs it compiles anew for sizes that break a guard.
+        breaks: where Dynamo broke the graph off.
     """
 
     graph: GraphModule
@@ -42,6 +44,7 @@ class Program:
     fake_mode: FakeTensorMode
     writes: tuple[Node, ...]
     recompiles: bool = False
+    breaks: Breaks = UNBROKEN
 
 
 def capture(
@@ -94,7 +97,8 @@ def capture_dynamo(graph: GraphModule, example_inputs: Sequence[Any]) -> Program
     static = [
         "_dynamo_static_input_type" in (node.meta.get("tensor_dict") or {}) for node in placeholders
     ]
-    return replace(capture(graph, inputs, parameters, static), recompiles=True)
+    program = capture(graph, inputs, parameters, static)
+    return replace(program, recompiles=True, breaks=breaks_of(graph))
 
 
 def _is_kept_by_module(placeholder: Node) -> bool:

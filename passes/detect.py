@@ -13,13 +13,15 @@ from torch.fx import Node
 from pitome_fx.passes import rules  # noqa: F401  (registers every token rule)
 from pitome_fx.passes.axes import Axis, Dim, dense_length, same_size
 from pitome_fx.passes.capture import Program
+from pitome_fx.passes.dataflow import is_float
 from pitome_fx.passes.functional import aliases
 from pitome_fx.passes.masks import Mask, MaskKind, Masks
 from pitome_fx.passes.paths import Paths
 from pitome_fx.passes.protect import protected_tokens
 from pitome_fx.passes.replay import Labels, Replay
+from pitome_fx.passes.severed import Severed
 from pitome_fx.passes.sites import Site, find_sites, module_path
-from pitome_fx.passes.stream import Refusal, merge_point, reachable
+from pitome_fx.passes.stream import merge_point, reachable
 
 aten = torch.ops.aten
 
@@ -31,6 +33,20 @@ JOINT = (
     "joint attention: tokens of several residual streams attend together, "
     "and no stream carries them all"
 )
+
+
+REGROUPED = (
+    "windowed, grid or channel attention: what attends is a part of another dimension, "
+    "regrouped, and not the tokens of the residual stream"
+)
+NO_RESIDUAL = (
+    "no residual connection carries these tokens past the attention (attention pooling, "
+    "channel attention, or a regrouped token axis), so there is no place to merge"
+)
+
+
+class Refusal(Exception):
+    """Why a site cannot merge."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +138,12 @@ class _Known:
     def labels(self) -> Labels:
         return self.paths.labels
 
+    @property
+    def severed(self) -> Severed:
+        inputs = self.program.graph.graph.find_nodes(op="placeholder")
+        given = frozenset(n for n in inputs if is_float(n) and n not in self.constant)
+        return Severed(self.program.breaks, self.paths, given)
+
 
 def _block(site: Site, known: _Known, whole_axes: dict[Dim, Axis], protect: int | None) -> Block:
     labels = known.labels
@@ -129,11 +151,16 @@ def _block(site: Site, known: _Known, whole_axes: dict[Dim, Axis], protect: int 
         raise Refusal(site.oddity)
     tokens = site.query_dim
     if tokens != site.key_dim or not tokens:
-        raise Refusal(JOINT if _join_the_same(tokens, site.key_dim) else CROSS)
+        apart = JOINT if _join_the_same(tokens, site.key_dim) else CROSS
+        raise Refusal(known.severed.of_keys(site) or apart)
     lead = labels.dims[site.query][:-2]
     padding = _padding(site, known.masks, fused_heads=len(lead) == 1 and len(lead[0]) > 1)
     before = reachable([site.query, site.keys], known.order, forward=False)
     point = merge_point(site, tokens, known.paths, before, known.attending)
+    if point is None:
+        is_split = any(atom.axis.is_part for atom in tokens)
+        why = REGROUPED if is_split else known.severed.of_stream(site, tokens) or NO_RESIDUAL
+        raise Refusal(why)
     _refuse_writes(known.program, point, tokens, labels, known.order)
     _refuse_strides(known.program, point, known.order)
     dims: tuple[Dim, ...] = labels.dims[point]

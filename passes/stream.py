@@ -26,19 +26,6 @@ SCALING = (
 )
 """Ops that leave nothing of one operand where the other one is zero."""
 
-REGROUPED = (
-    "windowed, grid or channel attention: what attends is a part of another dimension, "
-    "regrouped, and not the tokens of the residual stream"
-)
-NO_RESIDUAL = (
-    "no residual connection carries these tokens past the attention (attention pooling, "
-    "channel attention, or a regrouped token axis), so there is no place to merge"
-)
-
-
-class Refusal(Exception):
-    """Why a site cannot merge."""
-
 
 def reachable(roots: Iterable[Node], order: dict[Node, int], *, forward: bool) -> set[Node]:
     """The nodes of the graph downstream (or upstream) of the roots, and these."""
@@ -73,15 +60,14 @@ class Join:
 
 def merge_point(
     site: Site, tokens: Dim, paths: Paths, before: set[Node], attending: Collection[Node]
-) -> Node:
+) -> Node | None:
     """The fan-out of the residual stream after the attention has joined it.
+
+    None if no token gets past the attention but through it.
 
     Args:
         before: what queries and keys are computed from.
         attending: the nodes of all attention sites.
-
-    Raises:
-        Refusal: no token gets past the attention but through it.
     """
     best: Join | None = None
     for join in _joins(site, tokens, paths, before, attending):
@@ -89,10 +75,7 @@ def merge_point(
             best = join
         if best.kind is Kind.STREAM:
             break
-    point = None if best is None else _fan_out(best.node, tokens, paths)
-    if point is None:
-        raise Refusal(REGROUPED if _is_split(tokens) else NO_RESIDUAL)
-    return point
+    return None if best is None else _fan_out(best.node, tokens, paths)
 
 
 def _joins(
@@ -138,10 +121,6 @@ def _kind(
     if node.target in SCALING or node.target in COSTLY:
         return Kind.GATE if itself else None
     return Kind.STREAM if itself else Kind.PROJECTED
-
-
-def _is_split(tokens: Dim) -> bool:
-    return any(atom.axis.is_part for atom in tokens)
 
 
 def _fan_out(join: Node, tokens: Dim, paths: Paths) -> Node | None:
