@@ -13,11 +13,12 @@ from torch.fx import Node
 from pitome_fx.passes import rules  # noqa: F401  (registers every token rule)
 from pitome_fx.passes.axes import Axis, Dim, dense_length, same_size
 from pitome_fx.passes.capture import Program
+from pitome_fx.passes.failures import module_path
 from pitome_fx.passes.functional import aliases
 from pitome_fx.passes.masks import Mask, MaskKind, Masks
 from pitome_fx.passes.protect import protected_tokens
 from pitome_fx.passes.replay import Labels, Replay
-from pitome_fx.passes.sites import Site, find_sites, module_path
+from pitome_fx.passes.sites import Site, find_sites
 from pitome_fx.passes.stream import Refusal, merge_point, reachable
 
 aten = torch.ops.aten

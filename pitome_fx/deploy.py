@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
-from pitome_fx.errors import DeployError
+from pitome_fx.errors import DeployError, in_short
 from pitome_fx.frontends import in_form
 from pitome_fx.options import Form
 
@@ -110,8 +110,7 @@ def reason(error: BaseException) -> str:
     """The first line of what set off an error, with its type."""
     while error.__cause__ is not None:
         error = error.__cause__
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    return in_short(error)
 
 
 def sorts_stably(graph: GraphModule) -> bool:
