@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch._functorch.predispatch import _add_batch_dim
 from torch.fx import Node
 
 from pitome_fx.passes import rules  # noqa: F401  (registers every token rule)
@@ -30,6 +31,12 @@ CROSS = (
 JOINT = (
     "joint attention: tokens of several residual streams attend together, "
     "and no stream carries them all"
+)
+
+
+VMAPPED = (
+    "part of the program runs under torch.vmap (as the mask and score functions of flex_attention "
+    "do), whose ops cannot be run again one by one; write it with broadcasting"
 )
 
 
@@ -85,9 +92,12 @@ def detect(program: Program, protect: int | None) -> Detection:
     refusals: dict[Site, str] = {}
     whole_axes: dict[Dim, Axis] = {}
     sites = find_sites(program.graph, labels)
+    vmapped = program.graph.graph.find_nodes(op="call_function", target=_add_batch_dim)
     for site in sites:
         _look_at_masks(site, masks)
         try:
+            if vmapped:
+                raise Refusal(VMAPPED)
             block = _block(site, program, labels, masks, constant, order, whole_axes, protect)
             blocks.append(block)
         except Refusal as refusal:
