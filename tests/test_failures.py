@@ -1,5 +1,6 @@
 """What goes wrong in the pass is one kind of error; explain reports what torch.compile runs."""
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -74,6 +75,10 @@ class Sine(torch.autograd.Function):
         return grad * x.cos()
 
 
+def _sparse(model: Any, x: Tensor) -> Tensor:
+    return model.block(torch.sparse.mm(torch.eye(24).to_sparse(), x[0])[None].expand(2, -1, -1))
+
+
 def _loop(model: Any, x: Tensor) -> Tensor:
     from torch._higher_order_ops.while_loop import while_loop
 
@@ -90,23 +95,15 @@ def _remember(model: Any, x: Tensor) -> None:
     model.last = model.block(x)
 
 
-def _decoder() -> nn.Module:
-    layer = nn.TransformerDecoderLayer(24, 3, 48, batch_first=True)
-    decoder = nn.TransformerDecoder(layer, 2)
-    causal = nn.Transformer.generate_square_subsequent_mask(24)
-    return Holding(lambda model, x: model.decoder(x, x[:, :10], tgt_mask=causal), decoder=decoder)
-
-
 ODD: dict[str, tuple[Callable[[], Any], int, str]] = {
-    "a decoder with a mask": (_decoder, 0, "captured no graph"),
     "a mask function": (lambda: Holding(_flex_masked), 0, ""),
     "a score function": (
         lambda: Holding(lambda m, x: _flex(m, x, score_mod=lambda s, b, h, i, j: s + (i - j))),
         0,
         "",
     ),
-    "vmap": (lambda: Holding(lambda m, x: torch.vmap(lambda t: m.block(t[None])[0])(x)), 0, ""),
-    "a branch on data": (lambda: Holding(lambda m, x: m.block(x) if x.sum() > 0 else x), 1, ""),
+    "vmap": (lambda: Holding(lambda m, x: m.block(torch.vmap(torch.sin)(x))), 0, ""),
+    "a branch on data": (lambda: Holding(lambda m, x: m.block(x) if x.sum() > -1e9 else x), 1, ""),
     "a number from data": (lambda: Holding(lambda m, x: m.block(x) * x.mean().item()), 1, ""),
     "rows chosen by data": (lambda: Holding(lambda m, x: m.block(x)[x[..., 0] > 0]), 1, ""),
     "plain Python": (lambda: Holding(lambda m, x: [len(x), "b"]), 0, "captured no graph"),
@@ -124,19 +121,15 @@ ODD: dict[str, tuple[Callable[[], Any], int, str]] = {
     "while": (lambda: Holding(_loop), 1, ""),
     "no output": (lambda: Holding(_remember), 1, ""),
     "complex numbers": (lambda: Holding(lambda m, x: torch.fft.fft(m.block(x)).abs()), 1, ""),
-    "a sparse tensor": (
-        lambda: Holding(
-            lambda m, x: m.block(torch.sparse.mm(torch.eye(24).to_sparse(), x[0])[None])
-        ),
-        0,
-        "",
-    ),
+    "a sparse tensor": (lambda: Holding(_sparse), 1, ""),
     "a dtype that cannot be unmerged": (lambda: Holding(_to_narrow), 1, "when it runs"),
     "nothing at all": (nn.Identity, 0, "captured no graph"),
     "constants": (lambda: Holding(lambda m, x: torch.arange(5)), 0, ""),
 }
 
 
+# Dynamo's own, where it traces a function of autograd.
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @pytest.mark.parametrize("name", ODD)
 def test_explain_reports_every_model_that_torch_compile_runs(name: str) -> None:
     build, merged, note = ODD[name]
@@ -158,6 +151,16 @@ def test_what_vmap_runs_is_a_reason_not_to_merge(name: str) -> None:
             assert_equal(compiled(model, strict=False, **OPTIONS)(x), model(x))
     assert reasons and all("runs under torch.vmap" in str(reason) for reason in reasons)
     assert len(messages) == 1 and "runs under torch.vmap" in messages[0]
+
+
+def test_a_model_that_dynamo_gives_up_on_is_reported() -> None:
+    """torch's own decoder asks whether its mask is causal, and breaks the graph in a loop."""
+    decoder = nn.TransformerDecoder(nn.TransformerDecoderLayer(24, 3, 48, batch_first=True), 1)
+    x, causal = torch.randn(2, 24, 24), nn.Transformer.generate_square_subsequent_mask(24)
+    report = pitome_fx.explain(decoder.eval(), x, x[:, :10], tgt_mask=causal, options=OPTIONS)
+    assert report.blocks == () and "captured no graph" in report.notes[0]
+    with pytest.raises(CaptureError, match=r"torch\.export cannot trace"):
+        pitome_fx.transform(decoder, (x, x[:, :10]), {"tgt_mask": causal}, **OPTIONS)
 
 
 UNTRACEABLE = ["a branch on data", "a generator", "NumPy", "a nested tensor"]
@@ -226,19 +229,15 @@ class TestFailingStage:
         report = pitome_fx.explain(case.model, *case.args, options=OPTIONS)
         (note,) = report.notes
         assert note.startswith("a graph of this model runs dense: the pass failed")
-        pytest.raises(PassError, _raise, note).match(sentence)
+        assert re.search(sentence, note)
         assert "Note: a graph of this model runs dense" in str(report)
 
     def test_torch_compile_says_it_and_runs_dense(self, sentence: str) -> None:
         case = by_hand(depth=1)
-        with told() as (messages):
+        with told() as messages:
             assert_equal(output_of(case, strict=False, **OPTIONS), case.model(*case.args))
         (message,) = messages
-        pytest.raises(PassError, _raise, message).match(sentence)
-
-
-def _raise(text: str) -> None:
-    raise PassError(text)
+        assert re.search(sentence, message)
 
 
 def test_a_part_that_fails_leaves_the_verdict_on_the_others(
