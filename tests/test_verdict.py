@@ -251,7 +251,7 @@ def test_a_verdict_is_given_while_another_error_is_handled() -> None:
         raise ValueError("being handled")
     except ValueError:
         with pytest.raises(RefusedError):
-            merged(tokens())
+            run(merged, [tokens()])
 
 
 def test_verdicts_go_with_their_models() -> None:
@@ -272,5 +272,7 @@ def test_verdicts_go_with_their_models() -> None:
 
 
 def test_explain_is_one_verdict_too() -> None:
-    report = pitome_fx.explain(MERGING["breaks around a block"](), tokens(), options={"ratio": 0.8})
+    model = MERGING["breaks around a block"]()
+    with torch.no_grad():
+        report = pitome_fx.explain(model, tokens(), options={"ratio": 0.8})
     assert (report.merged, len(report.blocks), report.notes) == (1, 1, ())
