@@ -13,18 +13,27 @@ from torch._guards import detect_fake_mode
 from torch.fx import GraphModule
 
 from pitome_fx.backends.lowering import check_lowering, lower, with_form
-from pitome_fx.errors import CaptureError, LoweringError, OptionsError, PitomeWarning, RefusedError
-from pitome_fx.frontends import is_pitome_op, why_nothing_merges
+from pitome_fx.backends.verdict import verdict_on
+from pitome_fx.errors import (
+    CaptureError,
+    OptionsError,
+    PassError,
+    PitomeError,
+    PitomeWarning,
+    RefusedError,
+    in_short,
+)
+from pitome_fx.frontends import is_pitome_op
 from pitome_fx.guards import is_symbolic
 from pitome_fx.options import Options
 from pitome_fx.passes import pipeline
 from pitome_fx.passes.capture import capture_dynamo
 from pitome_fx.passes.dissolve import dissolve
+from pitome_fx.passes.failures import REPORT_IT, failing_in, runs_dense
 from pitome_fx.passes.pipeline import Outcome
+from pitome_fx.passes.reporting import make_report
 
 logger = logging.getLogger(__name__)
-
-REPORT_AT = "Please report it with the model's code or graph (TORCH_LOGS='+pitome_fx' shows it)."
 
 
 def pitome(
@@ -44,7 +53,8 @@ def pitome(
 
     Raises:
         OptionsError: an option is wrong.
-        RefusedError: with ``strict=True``, nothing merges.
+        RefusedError: with ``strict=True``, nothing merges in the whole function; where it has
+            several graphs, its call raises this before it returns (see ``verdict``).
     """
     parsed = with_form(Options.parse(options))
     check_lowering(parsed, mode)
@@ -63,30 +73,27 @@ def _try_merge(
     graph: GraphModule, example_inputs: list[Any], options: Options
 ) -> GraphModule | None:
     """The merged graph, None where the model must run dense (said in a warning)."""
+    verdict = verdict_on(options)
     try:
         outcome = _run_without_trace(graph, example_inputs, options)
-        reason = why_nothing_merges(outcome) if outcome.rewritten is None else ""
-    except OptionsError:
+        with failing_in("report"):
+            sites = make_report([outcome]).blocks if outcome.rewritten is None else ()
+    except (OptionsError, RestartAnalysis, SkipFrame):
         raise
-    except CaptureError as error:
-        _say_dense(f"pitome: the model runs dense: {error}.", options)
+    except CaptureError:  # a graph of constants
+        verdict.add(graph, "dense")
         return None
     except Exception as error:
+        verdict.add(graph, "failed")
         _warn_or_raise(error, options, "the pass failed")
         return None
     if outcome.rewritten is None:
-        _say_dense(reason, options)
+        verdict.add(graph, "dense", sites)
         return None
+    verdict.add(graph, "merged")
     if outcome.plan.note:
         warnings.warn(f"pitome: {outcome.plan.note}", PitomeWarning, stacklevel=2)
     return outcome.rewritten.graph
-
-
-def _say_dense(reason: str, options: Options) -> None:
-    """Say why nothing merges."""
-    if options.strict:
-        raise RefusedError(reason)
-    warnings.warn(reason, PitomeWarning, stacklevel=3)
 
 
 def _warn_or_raise(error: Exception, options: Options, what: str) -> None:
@@ -94,9 +101,13 @@ def _warn_or_raise(error: Exception, options: Options, what: str) -> None:
     if options.strict:
         raise error
     logger.debug("%s", what, exc_info=error)
-    bug = f"{what} with {type(error).__name__}: {error}. {REPORT_AT}"
-    reason = f"{error}." if isinstance(error, LoweringError) else bug
-    warnings.warn(f"pitome: the model runs dense: {reason}", PitomeWarning, stacklevel=4)
+    if isinstance(error, PassError):
+        reason = runs_dense(error)
+    elif isinstance(error, PitomeError):
+        reason = f"the model runs dense: {error}"
+    else:
+        reason = f"the model runs dense: {what} ({in_short(error)}): {REPORT_IT}"
+    warnings.warn(f"pitome: {reason.removesuffix('.')}.", PitomeWarning, stacklevel=4)
 
 
 def _run_without_trace(graph: GraphModule, example_inputs: list[Any], options: Options) -> Outcome:
@@ -127,8 +138,9 @@ def _run(graph: GraphModule, example_inputs: list[Any], options: Options) -> Out
         return outcome
     form = outcome.options.form
     assert form is not None
-    final = dissolve(outcome.rewritten.graph, program.inputs, form)
-    _keep_dynamo_notes(graph, final)
+    with clock.stage("dissolve"):
+        final = dissolve(outcome.rewritten.graph, program.inputs, form)
+        _keep_dynamo_notes(graph, final)
     return replace(outcome, rewritten=replace(outcome.rewritten, graph=final))
 
 

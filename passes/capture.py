@@ -18,6 +18,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from pitome_fx.errors import CaptureError
 from pitome_fx.passes.breaks import UNBROKEN, Breaks, breaks_of
+from pitome_fx.passes.failures import failing_in
 from pitome_fx.passes.functional import functionalise_temporaries
 from pitome_fx.passes.fused_layer import encoder_layer
 
@@ -180,6 +181,14 @@ def _as_if_exporting() -> Iterator[None]:
 
 class _Flatten(torch.fx.Interpreter):
     """Runs the source graph; whole-layer ops are spelled out."""
+
+    def __init__(self, module: GraphModule) -> None:
+        super().__init__(module)
+        self.extra_traceback = False
+
+    def run_node(self, n: Node) -> Any:
+        with failing_in("capture", n):
+            return super().run_node(n)
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         if target in (

@@ -8,19 +8,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch._functorch.predispatch import _add_batch_dim
 from torch.fx import Node
 
 from pitome_fx.passes import rules  # noqa: F401  (registers every token rule)
 from pitome_fx.passes.axes import Axis, Dim, dense_length, same_size
 from pitome_fx.passes.capture import Program
 from pitome_fx.passes.dataflow import is_float
+from pitome_fx.passes.failures import module_path
 from pitome_fx.passes.functional import aliases
 from pitome_fx.passes.masks import Mask, MaskKind, Masks
 from pitome_fx.passes.paths import Paths
 from pitome_fx.passes.protect import protected_tokens
 from pitome_fx.passes.replay import Labels, Replay
 from pitome_fx.passes.severed import Severed
-from pitome_fx.passes.sites import Site, find_sites, module_path
+from pitome_fx.passes.sites import Site, find_sites
 from pitome_fx.passes.stream import merge_point, reachable
 
 aten = torch.ops.aten
@@ -33,8 +35,6 @@ JOINT = (
     "joint attention: tokens of several residual streams attend together, "
     "and no stream carries them all"
 )
-
-
 REGROUPED = (
     "windowed, grid or channel attention: what attends is a part of another dimension, "
     "regrouped, and not the tokens of the residual stream"
@@ -42,6 +42,11 @@ REGROUPED = (
 NO_RESIDUAL = (
     "no residual connection carries these tokens past the attention (attention pooling, "
     "channel attention, or a regrouped token axis), so there is no place to merge"
+)
+
+VMAPPED = (
+    "part of the program runs under torch.vmap (as the mask and score functions of flex_attention "
+    "do), whose ops cannot be run again one by one; write it with broadcasting"
 )
 
 
@@ -101,11 +106,14 @@ def detect(program: Program, protect: int | None) -> Detection:
     refusals: dict[Site, str] = {}
     whole_axes: dict[Dim, Axis] = {}
     sites = find_sites(program.graph, labels)
+    vmapped = program.graph.graph.find_nodes(op="call_function", target=_add_batch_dim)
     attending = frozenset(site.node for site in sites)
     known = _Known(program, Paths(replay), masks, constant, order, attending)
     for site in sites:
         _look_at_masks(site, masks)
         try:
+            if vmapped:
+                raise Refusal(VMAPPED)
             blocks.append(_block(site, known, whole_axes, protect))
         except Refusal as refusal:
             refusals[site] = str(refusal)

@@ -11,6 +11,7 @@ from torch.fx import GraphModule, Interpreter
 from pitome_fx.ops import AUTOCAST_IN_GRAPH, OPS
 from pitome_fx.options import Form
 from pitome_fx.passes.capture import fake_mode_of, restore_placeholders, trace
+from pitome_fx.passes.failures import failing_in
 from pitome_fx.portable import PORTABLE, gather
 
 Bodies = Mapping[Any, Callable[..., Any]]
@@ -63,7 +64,12 @@ class _Dissolve(Interpreter):
 
     def __init__(self, graph: GraphModule, bodies: Bodies) -> None:
         super().__init__(graph)
+        self.extra_traceback = False
         self.bodies = bodies
+
+    def run_node(self, n: torch.fx.Node) -> Any:
+        with failing_in("dissolve", n):
+            return super().run_node(n)
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         return self.bodies.get(target, target)(*args, **kwargs)

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
-from torch.multiprocessing.reductions import StorageWeakRef
 
 
 def functionalise_temporaries(graph: GraphModule) -> tuple[Node, ...]:
@@ -44,9 +43,18 @@ def _pure_variant(op: torch._ops.OpOverload) -> torch._ops.OpOverload | None:
     return getattr(packet, op._overloadname, None) if packet is not None else None
 
 
+UNKNOWN = "a storage that cannot be asked for"
+"""That of sparse tensors and of tensors inside vmap: any two of them may be one."""
+
+
 def _storage(node: Node) -> Any:
     value = node.meta.get("val")
-    return StorageWeakRef(value.untyped_storage()) if isinstance(value, Tensor) else None
+    if not isinstance(value, Tensor):
+        return None
+    try:
+        return value.untyped_storage()._cdata
+    except (NotImplementedError, RuntimeError):
+        return UNKNOWN
 
 
 def aliases(write: Node, nodes: Iterable[Node]) -> set[Node]:

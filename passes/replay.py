@@ -23,6 +23,7 @@ from pitome_fx.passes import moves
 from pitome_fx.passes.align import align
 from pitome_fx.passes.axes import Atom, Axis, Dim, Size, TokenTensor, hint, same_size
 from pitome_fx.passes.events import LiftEvent, ProjectEvent, UnweightedEvent
+from pitome_fx.passes.failures import failing_in
 from pitome_fx.passes.masks import Masks
 from pitome_fx.passes.rule import Lift, rule_for
 
@@ -90,14 +91,16 @@ class Replay:
     def run(self, *inputs: Any) -> Any:
         """Replay on the placeholders' values; returns the outputs, dense as in the program."""
         feed = iter(inputs)
+        stage = "detect" if self.labelling else "rewrite"
         for node in self.graph.graph.nodes:
-            if node.op == "output":
-                return self._output(node)
-            with fx_traceback.set_current_meta(node):
-                value = self.after(self, node, self._value(node, feed))
-            self.env[node] = _stamp(value, node)
-            if self.labelling:
-                self.labels.dims[node] = _dims_of(value)
+            with failing_in(stage, node):
+                if node.op == "output":
+                    return self._output(node)
+                with fx_traceback.set_current_meta(node):
+                    value = self.after(self, node, self._value(node, feed))
+                self.env[node] = _stamp(value, node)
+                if self.labelling:
+                    self.labels.dims[node] = _dims_of(value)
         raise AssertionError("a graph ends with an output node")
 
     def _value(self, node: Node, feed: Iterator[Any]) -> Any:

@@ -7,15 +7,19 @@ from typing import Any
 
 from torch.fx import Node
 
+from pitome_fx.options import Options
 from pitome_fx.passes.axes import dense_length, hint
+from pitome_fx.passes.failures import module_path
 from pitome_fx.passes.flops import FlopCounter
 from pitome_fx.passes.pipeline import Outcome
-from pitome_fx.passes.sites import Site, module_path
+from pitome_fx.passes.sites import Site
 from pitome_fx.report import BlockReport, Place, Report
 
 
-def make_report(outcomes: Sequence[Outcome], notes: Iterable[str] = ()) -> Report:
-    """One report over all graphs of a model."""
+def make_report(
+    outcomes: Sequence[Outcome], notes: Iterable[str] = (), options: Options | None = None
+) -> Report:
+    """One report over all graphs of a model; the options are for a model without any."""
     counter = FlopCounter()
     before = [counter.total(outcome.program.graph) for outcome in outcomes]
     after = [
@@ -26,7 +30,7 @@ def make_report(outcomes: Sequence[Outcome], notes: Iterable[str] = ()) -> Repor
     for outcome in outcomes:
         for stage, spent in outcome.seconds.items():
             seconds[stage] = seconds.get(stage, 0.0) + spent
-    options = outcomes[0].options if outcomes else None
+    options = outcomes[0].options if outcomes else options or Options()
     own_notes = [outcome.plan.note for outcome in outcomes if outcome.plan.note]
     return Report(
         blocks=tuple(b for i, outcome in enumerate(outcomes) for b in _blocks(i, outcome)),
@@ -34,8 +38,8 @@ def make_report(outcomes: Sequence[Outcome], notes: Iterable[str] = ()) -> Repor
         projections=tuple(p for i, o in enumerate(outcomes) for p in _projections(i, o)),
         flops_before=sum(before),
         flops_after=sum(after),
-        algorithm=options.algorithm if options else "",
-        proportional=options.proportional if options else True,
+        algorithm=options.algorithm,
+        proportional=options.proportional,
         notes=(*own_notes, *notes),
         seconds=seconds,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from pitome_fx.passes.axes import Dim
+from pitome_fx.passes.failures import module_path
 from pitome_fx.passes.masks import Mask
 from pitome_fx.passes.replay import Labels
 from pitome_fx.passes.scores import (
@@ -56,14 +56,6 @@ class Site:
     def module(self) -> str:
         """Path of the module that attends."""
         return module_path(self.node)
-
-
-def module_path(node: Node) -> str:
-    """Where in the user's model a node comes from, '' if that is not known."""
-    stack = node.meta.get("nn_module_stack") or {}
-    paths = [entry[0] if isinstance(entry, tuple) else str(entry) for entry in stack.values()]
-    # Dynamo names modules from the local variable that holds the model: L['self'].blocks.0
-    return re.sub(r"^(L\['\w+'\]|self)\.?", "", paths[-1]) if paths else ""
 
 
 def find_sites(graph: GraphModule, labels: Labels) -> list[Site]:

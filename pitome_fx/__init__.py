@@ -6,11 +6,13 @@ from pitome_fx.errors import (
     DeployError,
     LoweringError,
     OptionsError,
+    PassError,
     PitomeError,
     PitomeWarning,
     RefusedError,
 )
-from pitome_fx.frontends import explain, transform
+from pitome_fx.explaining import explain
+from pitome_fx.frontends import transform
 from pitome_fx.options import Options
 from pitome_fx.report import Report
 
@@ -24,6 +26,7 @@ __all__ = [
     "Match",
     "Options",
     "OptionsError",
+    "PassError",
     "PitomeError",
     "PitomeWarning",
     "RefusedError",

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
-from pitome_fx.errors import DeployError
+from pitome_fx.errors import DeployError, in_short
 from pitome_fx.frontends import in_form
 from pitome_fx.options import Form
 
@@ -30,17 +30,19 @@ class Format:
 
     Attributes:
         title: what people call it.
-        suffix: how its file names end.
+        suffix: how its file names end, or those that we give.
+        any_name: may a file be named otherwise?
         form: of the programs that it is written from (see ``Options``).
         needs: packages that writing takes beside torch.
         runs_with: packages that running takes beside torch.
         write: writes a program in that form, and returns the files written.
         load: a file → a callable that takes the inputs of the program.
-        usage: Python that loads and runs a file; ``{path}`` and ``{inputs}`` stand for its own.
+        usage: Python that loads and runs a file; ``{file}`` and ``{inputs}`` stand for its own.
     """
 
     title: str
     suffix: str
+    any_name: bool
     form: Form
     needs: tuple[str, ...]
     runs_with: tuple[str, ...]
@@ -81,7 +83,7 @@ def check(path: Path, to: str) -> None:
             f"writing an {wanted.title} needs {' and '.join(missing)}: "
             f"pip install {' '.join(missing)}, or pip install 'pitome-fx[{to}]'"
         )
-    if path.suffix != wanted.suffix:
+    if path.suffix != wanted.suffix and not wanted.any_name:
         raise DeployError(f"the name of an {wanted.title} ends in {wanted.suffix}: {path}")
     if not path.parent.is_dir():
         raise DeployError(f"there is no folder {path.parent} to write {path.name} to")
@@ -92,6 +94,21 @@ def check(path: Path, to: str) -> None:
 def missing_packages(names: tuple[str, ...]) -> list[str]:
     """Those that cannot be imported."""
     return [name for name in names if importlib.util.find_spec(name) is None]
+
+
+def endings() -> str:
+    """Which names the files of each format may have."""
+    return ", ".join(
+        f"any name for {name}" if format.any_name else f"*{format.suffix} for {name}"
+        for name, format in FORMATS.items()
+    )
+
+
+def usage(path: Path, to: str, inputs: str) -> str:
+    """A line of Python that loads and calls a file."""
+    named = path.suffix == FORMATS[to].suffix
+    file = f'"{path}"' if named else f'open("{path}", "rb")'
+    return FORMATS[to].usage.format(file=file, inputs=inputs)
 
 
 def imports_of(program: ExportedProgram) -> list[str]:
@@ -110,8 +127,7 @@ def reason(error: BaseException) -> str:
     """The first line of what set off an error, with its type."""
     while error.__cause__ is not None:
         error = error.__cause__
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    return in_short(error)
 
 
 def sorts_stably(graph: GraphModule) -> bool:
@@ -125,12 +141,15 @@ def _weights_beside(path: Path) -> Path:
 
 
 def _write_exported(program: ExportedProgram, path: Path) -> list[Path]:
-    torch.export.save(program, path)
+    # Opened here: by a path of another ending torch logs that it cannot, and does.
+    with path.open("wb") as file:
+        torch.export.save(program, file)
     return [path]
 
 
 def _load_exported(path: Path) -> Runnable:
-    return torch.export.load(path).module()
+    with path.open("rb") as file:
+        return torch.export.load(file).module()
 
 
 def _write_aotinductor(program: ExportedProgram, path: Path) -> list[Path]:
@@ -173,32 +192,35 @@ FORMATS: Mapping[str, Format] = {
     "onnx": Format(
         "ONNX model",
         ".onnx",
+        False,
         "portable",
         ("onnx", "onnxscript"),
         ("onnxruntime",),
         _write_onnx,
         _load_onnx,
-        'onnxruntime.InferenceSession("{path}").run(None, {{{inputs}}})  # NumPy arrays',
+        "onnxruntime.InferenceSession({file}).run(None, {{{inputs}}})  # NumPy arrays",
     ),
     "pt2": Format(
         "AOTInductor package",
         ".pt2",
+        False,
         "aten",
         (),
         (),
         _write_aotinductor,
         _load_aotinductor,
-        'torch._inductor.aoti_load_package("{path}")({inputs})',
+        "torch._inductor.aoti_load_package({file})({inputs})",
     ),
     "ep": Format(
         "ExportedProgram",
         ".pt2",
+        True,
         "aten",
         (),
         (),
         _write_exported,
         _load_exported,
-        'torch.export.load("{path}").module()({inputs})',
+        "torch.export.load({file}).module()({inputs})",
     ),
 }
 """What ``python -m pitome_fx export --to`` takes."""

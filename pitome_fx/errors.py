@@ -17,6 +17,10 @@ class CaptureError(PitomeError, RuntimeError):
     """The program could not be turned into one ATen graph."""
 
 
+class PassError(PitomeError, RuntimeError):
+    """A stage of the pass failed on a program; the text says at which op, and what to do."""
+
+
 class DeployError(PitomeError, RuntimeError):
     """A program could not be written in the format asked for."""
 
@@ -31,3 +35,9 @@ class LoweringError(PitomeError, RuntimeError):
 
 class PitomeWarning(UserWarning):
     """The model runs dense, or merges less than asked for; the text says why."""
+
+
+def in_short(error: BaseException) -> str:
+    """An error's type and the first line of what it says."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

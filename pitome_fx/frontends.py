@@ -1,30 +1,29 @@
-"""transform and explain: the pass outside torch.compile."""
+"""transform: the pass outside torch.compile."""
 
 from __future__ import annotations
 
-import inspect
 import types
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, overload
 
 import torch
-from torch._dynamo.exc import BackendCompilerFailed
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
 from pitome_fx.algorithms import is_shipped
-from pitome_fx.errors import CaptureError, PitomeError, PitomeWarning, RefusedError
+from pitome_fx.errors import CaptureError, PitomeWarning, RefusedError, in_short
 from pitome_fx.guards import as_it_was, drop_layout_guards, unguarded
 from pitome_fx.options import Form, Options, known_lowerings, unknown_lowering
 from pitome_fx.passes import pipeline
-from pitome_fx.passes.capture import capture_dynamo, capture_exported
+from pitome_fx.passes.capture import capture_exported
 from pitome_fx.passes.dissolve import dissolve
+from pitome_fx.passes.failures import failing_in
 from pitome_fx.passes.pipeline import Outcome
 from pitome_fx.passes.reporting import make_report
 from pitome_fx.rebuild import rebuilt
-from pitome_fx.report import Report
+from pitome_fx.report import BlockReport
 
 
 @overload
@@ -61,6 +60,8 @@ def transform(
     Raises:
         OptionsError: an option is wrong.
         RefusedError: nothing merges and ``strict=True``, or the program is transformed already.
+        CaptureError: torch.export cannot trace the model.
+        PassError: a stage of the pass failed; the text says where, and what to do.
     """
     parsed = Options.parse(options)
     if parsed.lowering not in known_lowerings():
@@ -78,7 +79,11 @@ def export(
     args: Sequence[Any] | None,
     kwargs: Mapping[str, Any] | None,
 ) -> ExportedProgram:
-    """The program as an ExportedProgram; that of an ExportedProgram is itself."""
+    """The program as an ExportedProgram; that of an ExportedProgram is itself.
+
+    Raises:
+        CaptureError: torch.export cannot trace the model.
+    """
     if isinstance(program, ExportedProgram):
         return program
     if not isinstance(program, torch.nn.Module):
@@ -88,8 +93,16 @@ def export(
         )
     if args is None and not kwargs:
         raise TypeError("transform(module, args, kwargs) needs example inputs to trace a module")
-    with spelled_out_layers():
-        return torch.export.export(program, tuple(args or ()), dict(kwargs or {}), strict=False)
+    try:
+        with spelled_out_layers():
+            return torch.export.export(program, tuple(args or ()), dict(kwargs or {}), strict=False)
+    except Exception as error:
+        raise CaptureError(
+            f"torch.export cannot trace this model ({in_short(error)}): use torch.compile(model, "
+            "backend='pitome'), which leaves to Python what it cannot trace, or transform an "
+            "ExportedProgram of yours (torch.export.export(model, args, strict=True) traces "
+            "in another way)"
+        ) from error
 
 
 @contextmanager
@@ -117,22 +130,31 @@ def is_pitome_op(target: Any) -> bool:
 
 
 def _merged(exported: ExportedProgram, options: Options) -> ExportedProgram:
-    with as_it_was(_inputs(exported)):
-        outcome = pipeline.run(capture_exported(exported), options)
+    with as_it_was(inputs_of(exported)):
+        outcome = _run_exported(exported, options)
         if outcome.rewritten is not None:
             form = outcome.options.form
             assert form is not None
-            graph = _dissolved(outcome.rewritten.graph, outcome.program.inputs, form)
-            drop_layout_guards(_inputs(exported))
-            return rebuilt(exported, graph)
-    reason = why_nothing_merges(outcome)
+            with failing_in("dissolve"):
+                graph = _dissolved(outcome.rewritten.graph, outcome.program.inputs, form)
+                drop_layout_guards(inputs_of(exported))
+                return rebuilt(exported, graph)
+    with failing_in("report"):
+        reason = why_nothing_merges(make_report([outcome]).blocks)
     if options.strict:
         raise RefusedError(reason)
     warnings.warn(reason, PitomeWarning, stacklevel=3)
     return exported
 
 
-def _inputs(exported: ExportedProgram) -> list[Any]:
+def _run_exported(exported: ExportedProgram, options: Options) -> Outcome:
+    clock = pipeline.Clock()
+    with clock.stage("capture"):
+        program = capture_exported(exported)
+    return pipeline.run(program, options, clock)
+
+
+def inputs_of(exported: ExportedProgram) -> list[Any]:
     """What the placeholders stand for: fake tensors, ints and SymInts."""
     return [node.meta["val"] for node in exported.graph.find_nodes(op="placeholder")]
 
@@ -153,14 +175,13 @@ def in_form(program: ExportedProgram, form: Form) -> ExportedProgram:
     """
     if not any(is_pitome_op(node.target) for node in program.graph.nodes):
         return program
-    inputs = _inputs(program)
+    inputs = inputs_of(program)
     with as_it_was(inputs):
         return rebuilt(program, _dissolved(program.graph_module, inputs, form))
 
 
-def why_nothing_merges(outcome: Outcome) -> str:
-    """One sentence on why a model runs dense."""
-    sites = make_report([outcome]).blocks
+def why_nothing_merges(sites: Sequence[BlockReport]) -> str:
+    """One sentence on why a model runs dense, none of whose attention merges."""
     if not sites:
         return "pitome: the model runs dense: no attention was found in it."
     listed = "; ".join(
@@ -190,58 +211,3 @@ def _fixed_to_mode(module: GraphModule, training: bool) -> GraphModule:
     module.train = types.MethodType(switch, module)  # type: ignore[method-assign]
     module.eval = types.MethodType(evaluate, module)  # type: ignore[method-assign]
     return module
-
-
-def explain(
-    model: torch.nn.Module | Any,
-    *args: Any,
-    options: Mapping[str, Any] | None = None,
-    **kwargs: Any,
-) -> Report:
-    """Run the model once through the pass and report what becomes of it.
-
-    Args:
-        model: a module or any callable that torch.compile takes; an ExportedProgram.
-        args, kwargs: inputs of the model.
-        options: as in ``Options``.
-
-    Raises:
-        OptionsError: an option is wrong.
-        CaptureError: torch.compile captured no graph.
-    """
-    parsed = Options.parse(options)
-    if isinstance(model, ExportedProgram):
-        with as_it_was(_inputs(model)):
-            return make_report([pipeline.run(capture_exported(model), parsed)])
-    outcomes: list[Outcome] = []
-
-    def record(graph: GraphModule, example_inputs: list[Any]) -> Any:
-        clock = pipeline.Clock()
-        try:
-            with clock.stage("capture"):
-                program = capture_dynamo(graph, example_inputs)
-        except CaptureError:  # a graph of constants between two graph breaks
-            return graph.forward
-        outcome = pipeline.run(program, parsed, clock)
-        outcomes.append(outcome)
-        return graph.forward if outcome.rewritten is None else outcome.rewritten.graph.forward
-
-    try:
-        _compile_apart(model, record)(*args, **kwargs)
-    except BackendCompilerFailed as failure:
-        if isinstance(failure.inner_exception, PitomeError):
-            raise failure.inner_exception from None
-        raise
-    if not outcomes:
-        raise CaptureError(
-            "torch.compile captured no graph of this model: it runs in plain Python "
-            "(TORCH_LOGS='graph_breaks' says why), or it hit the recompile limit"
-        )
-    return make_report(outcomes)
-
-
-def _compile_apart(model: Any, backend: Callable[..., Any]) -> Any:
-    """Compile without using up the recompiles that the model's own compilations may need."""
-    known = inspect.signature(torch.compile).parameters
-    apart: dict[str, Any] = {"isolate_recompiles": True} if "isolate_recompiles" in known else {}
-    return torch.compile(model, backend=backend, **apart)

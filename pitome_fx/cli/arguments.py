@@ -52,7 +52,8 @@ def make_parser() -> argparse.ArgumentParser:
     export = _add_command(commands, "export", about)
     titles = ", ".join(f"{name}: {format.title}" for name, format in deploy.FORMATS.items())
     export.add_argument("--to", required=True, choices=deploy.FORMATS, help=titles)
-    export.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: MODEL's name")
+    names = f"{deploy.endings()} (default: MODEL's name)"
+    export.add_argument("-o", "--output", type=Path, metavar="FILE", help=names)
     export.add_argument(
         "--dynamic-batch",
         action="store_true",

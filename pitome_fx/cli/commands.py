@@ -229,4 +229,4 @@ def _usage(program: ExportedProgram, call: models.Call, path: Path, to: str) -> 
         inputs = "*args, **kwargs"
     imports = [] if to == "onnx" else deploy.imports_of(program)
     first = f"import {', '.join(imports)}; " if imports else ""
-    return first + deploy.FORMATS[to].usage.format(path=path, inputs=inputs)
+    return first + deploy.usage(path, to, inputs)

@@ -43,6 +43,7 @@ BAD = {
     ),
     "two amounts": (f"explain {BLOCKS} --r 2 --ratio 0.9", r"give at most one of ratio, r"),
     "suffix": (f"export {BLOCKS} --to onnx -o a.pt2", r"an ONNX model ends in \.onnx: a\.pt2"),
+    "no suffix": (f"export {BLOCKS} --to pt2 -o a", r"an AOTInductor package ends in \.pt2: a$"),
     "folder": (f"export {BLOCKS} --to ep -o no/a.pt2", r"there is no folder no to write a\.pt2"),
     "batch of 1": (
         f"export {BLOCKS} --input 1x24x24 --to ep --dynamic-batch",
@@ -56,7 +57,10 @@ BAD = {
         "export own_models:with_tensor --to ep --strict",
         r"runs dense: no attention was found",
     ),
-    "once more": ("export own_models:with_tensor --to ep -o .pt2", r"an ExportedProgram ends in"),
+    "once more": (
+        "export own_models:with_tensor --to pt2 -o .pt2",
+        r"package ends in \.pt2: \.pt2",
+    ),
 }
 
 

@@ -1,5 +1,6 @@
 """Files that export writes, and the check of what they compute."""
 
+import contextlib
 import dataclasses
 import subprocess
 import sys
@@ -35,6 +36,29 @@ class TestExport:
         with torch.no_grad():
             found = program.module()(*call.args)
             assert_close(found, simulate(call.model, call.args, ratio=0.8), 1e-5)
+
+    @pytest.mark.parametrize("name", ["small.ep", "small", "small.v1.pt"])
+    def test_ep_takes_any_name(
+        self, cli: Cli, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
+    ) -> None:
+        file = tmp_path / name
+        status, out, err = cli("export", *SMALL, "--ratio", "0.8", "--to", "ep", "-o", str(file))
+        assert (status, err, caplog.text) == (0, "", "")
+        assert [file] == list(tmp_path.iterdir())
+        load = out[out.index("load     ") :].removeprefix("load     ").strip()
+        call = small()
+        with torch.no_grad(), contextlib.ExitStack() as opened:
+            opening = lambda *args: opened.enter_context(open(*args))  # noqa: E731
+            found = eval(load, {"torch": torch, "x": call.args[0], "open": opening})
+            assert_close(found, simulate(call.model, call.args, ratio=0.8), 1e-5)
+
+    def test_help_says_which_names_a_format_takes(
+        self, cli: Cli, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with pytest.raises(SystemExit):
+            cli("export", "--help")
+        said = " ".join(capsys.readouterr().out.split())
+        assert "*.onnx for onnx, *.pt2 for pt2, any name for ep" in said
 
     def test_onnx_with_any_batch(self, cli: Cli, tmp_path: Path) -> None:
         file = tmp_path / "small.onnx"

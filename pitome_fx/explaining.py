@@ -1,0 +1,124 @@
+"""explain: what the pass makes of a model, without compiling it for good."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch._dynamo.exc import BackendCompilerFailed
+from torch.export import ExportedProgram
+from torch.fx import GraphModule
+
+from pitome_fx.errors import CaptureError, PassError, PitomeError, in_short
+from pitome_fx.frontends import inputs_of
+from pitome_fx.guards import as_it_was
+from pitome_fx.options import Options
+from pitome_fx.passes import pipeline
+from pitome_fx.passes.capture import Program, capture_dynamo, capture_exported
+from pitome_fx.passes.failures import failing_in, runs_dense
+from pitome_fx.passes.pipeline import Outcome
+from pitome_fx.passes.reporting import make_report
+from pitome_fx.report import Report
+
+NO_GRAPH = (
+    "torch.compile captured no graph of this model, or hit the recompile limit: it runs in plain "
+    "Python, where nothing merges (TORCH_LOGS='graph_breaks' says why)"
+)
+
+
+def explain(
+    model: torch.nn.Module | Any,
+    *args: Any,
+    options: Mapping[str, Any] | None = None,
+    **kwargs: Any,
+) -> Report:
+    """Run the model once through the pass and report what becomes of it.
+
+    A graph that the pass fails on is left dense, as torch.compile leaves it, and a note of the
+    report says where and why. Another says so where torch.compile captures no graph at all.
+
+    Args:
+        model: a module or any callable that torch.compile takes; an ExportedProgram.
+        args, kwargs: inputs of the model.
+        options: as in ``Options``.
+
+    Raises:
+        OptionsError: an option is wrong.
+    """
+    found = Findings(Options.parse(options))
+    if isinstance(model, ExportedProgram):
+        with as_it_was(inputs_of(model)):
+            found.outcome_of(lambda: capture_exported(model))
+        return found.report()
+    graphs: list[GraphModule] = []
+
+    def record(graph: GraphModule, example_inputs: list[Any]) -> Any:
+        graphs.append(graph)
+        outcome = found.outcome_of(lambda: capture_dynamo(graph, example_inputs))
+        if outcome is None or outcome.rewritten is None:
+            return graph.forward
+        return found.running(outcome.rewritten.graph.forward, graph.forward)
+
+    try:
+        _compile_apart(model, record)(*args, **kwargs)
+    except BackendCompilerFailed as failure:
+        if isinstance(failure.inner_exception, PitomeError):
+            raise failure.inner_exception from None
+        raise
+    if not graphs:
+        found.notes.append(NO_GRAPH)
+    return found.report()
+
+
+@dataclass
+class Findings:
+    """What the pass made of the graphs of one model so far."""
+
+    options: Options
+    outcomes: list[Outcome] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def outcome_of(self, capture: Callable[[], Program]) -> Outcome | None:
+        """Run the pass on one graph; None where it is left dense without a verdict."""
+        clock = pipeline.Clock()
+        try:
+            with clock.stage("capture"):
+                program = capture()
+            outcome = pipeline.run(program, self.options, clock)
+        except CaptureError:  # a graph of constants between two graph breaks
+            return None
+        except PassError as error:
+            self.notes.append(runs_dense(error))
+            return None
+        self.outcomes.append(outcome)
+        return outcome
+
+    def running(self, merged: Callable[..., Any], dense: Callable[..., Any]) -> Callable[..., Any]:
+        """Run what was merged, or what it was made of, with a note, if that fails."""
+
+        def run(*args: Any) -> Any:
+            try:
+                return merged(*args)
+            except Exception as error:
+                self.notes.append(f"a merged graph fails when it runs ({in_short(error)})")
+                return dense(*args)
+
+        return run
+
+    def report(self) -> Report:
+        """One report over all graphs."""
+        try:
+            with failing_in("report"):
+                return make_report(self.outcomes, self.notes, self.options)
+        except PassError as error:
+            return make_report([], [*self.notes, str(error)], self.options)
+
+
+def _compile_apart(model: Any, backend: Callable[..., Any]) -> Any:
+    """Compile without using up the recompiles that the model's own compilations may need."""
+    known = inspect.signature(torch.compile).parameters
+    apart: dict[str, Any] = {"isolate_recompiles": True} if "isolate_recompiles" in known else {}
+    return torch.compile(model, backend=backend, **apart)
