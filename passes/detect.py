@@ -15,6 +15,7 @@ from pitome_fx.passes.axes import Axis, Dim, dense_length, same_size
 from pitome_fx.passes.capture import Program
 from pitome_fx.passes.functional import aliases
 from pitome_fx.passes.masks import Mask, MaskKind, Masks
+from pitome_fx.passes.operands import value_operands
 from pitome_fx.passes.protect import protected_tokens
 from pitome_fx.passes.replay import Labels, Replay
 from pitome_fx.passes.sites import Site, find_sites, module_path
@@ -99,7 +100,7 @@ def _constant_nodes(program: Program) -> frozenset[Node]:
     constant: set[Node] = set()
     for node in program.graph.graph.nodes:
         known = node in program.constants or node.op == "get_attr"
-        computed = node.op == "call_function" and all(n in constant for n in node.all_input_nodes)
+        computed = node.op == "call_function" and all(n in constant for n in value_operands(node))
         if known or computed:
             constant.add(node)
     return frozenset(constant)

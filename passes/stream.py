@@ -8,6 +8,7 @@ import torch
 from torch.fx import Node
 
 from pitome_fx.passes.axes import Dim
+from pitome_fx.passes.operands import SAME_VALUES, value_operands
 from pitome_fx.passes.replay import Labels
 from pitome_fx.passes.sites import Site
 
@@ -20,11 +21,7 @@ PER_TOKEN = (
     aten.layer_norm.default,
     aten.rms_norm.default,
     aten.dropout.default,
-    aten.to.dtype,
-    aten.contiguous.default,
-    aten.clone.default,
-    aten.alias.default,
-    aten.type_as.default,
+    *SAME_VALUES,
 )
 
 
@@ -40,7 +37,8 @@ def reachable(roots: Iterable[Node], order: dict[Node, int], *, forward: bool) -
         node = stack.pop()
         if node not in seen and node in order:
             seen.add(node)
-            stack += list(node.users) if forward else node.all_input_nodes
+            users = [user for user in node.users if node in value_operands(user)]
+            stack += users if forward else value_operands(node)
     return seen
 
 
@@ -79,7 +77,7 @@ def _stems_from(node: Node, stream: set[Node]) -> bool:
         if current in stream:
             return True
         if current.target in PER_TOKEN:
-            stack += current.all_input_nodes
+            stack += value_operands(current)
     return False
 
 
