@@ -55,7 +55,7 @@ def of_p(cast: Callable[[Tensor, Tensor], Tensor]) -> dict[str, Reading]:
 
 CASTS = {
     "type_as": of_p(lambda y, other: y.type_as(other)),
-    "to(other)": of_p(lambda y, other: y.to(other, non_blocking=True, copy=True)),
+    "to.other": of_p(lambda y, other: aten.to.other(y, other, non_blocking=True, copy=True)),
 }
 
 SHAPES = {

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from pitome_fx.passes.align import meet
+from pitome_fx.passes.align import batch_axes, meet
 from pitome_fx.passes.axes import (
     Atom,
     Axis,
@@ -63,8 +63,10 @@ def expand_as(step: Step, x: TokenTensor, other: TokenTensor) -> TokenTensor:
 @rule(aten.broadcast_tensors)
 def broadcast_tensors(step: Step, tensors: Sequence[TokenTensor]) -> list[TokenTensor]:
     """Each tensor, repeated along the dimensions of the others."""
-    rank = max(len(x.dims) for x in tensors)
-    common = tuple(meet([x.dims[d] for x in tensors if len(x.dims) >= -d]) for d in range(-rank, 0))
+    rank, batch = max(len(x.dims) for x in tensors), batch_axes(tensors)
+    common = tuple(
+        meet([x.dims[d] for x in tensors if len(x.dims) >= -d], batch) for d in range(-rank, 0)
+    )
     dims = [_grown(x, common) for x in tensors]
     if not any(x.merged for x in tensors):
         return [TokenTensor(data, own) for data, own in zip(step(tensors), dims, strict=True)]
