@@ -195,15 +195,17 @@ def _refuse_writes(
 
 def _refuse_strides(program: Program, point: Node, order: dict[Node, int]) -> None:
     """No merge may come before a walk through memory that is not the operand's alone."""
-    strided = program.graph.graph.find_nodes(op="call_function", target=aten.as_strided.default)
+    ops = (aten.as_strided.default, aten.as_strided_copy.default, aten.as_strided_scatter.default)
+    nodes = program.graph.graph.nodes
+    strided = [node for node in nodes if node.target in ops]
     after = reachable([point], order, forward=True) if strided else set()
     for node in strided:
         operand = node.args[0].meta["val"]
         own = operand.numel() * operand.element_size()
         if node in after and not same_size(operand.untyped_storage().nbytes(), own):
             raise Refusal(
-                f"as_strided in {module_path(node) or 'the graph'} reads beyond the tensor that it "
-                "is given, and merged tokens lie elsewhere; make it contiguous, or use unfold"
+                f"{node.target} in {module_path(node) or 'the graph'} reads beyond the tensor that "
+                "it is given, and merged tokens lie elsewhere; make it contiguous, or use unfold"
             )
 
 

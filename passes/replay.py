@@ -212,8 +212,9 @@ class Step:
         """Run the node's own op; TokenTensors stand for their data."""
         if self.replay.labelling:
             return self.node.meta.get("val")
-        # What was merged or unmerged has other strides than the tensor that a view was taken of.
-        if self.node.target in STRIDED:
+        # What was merged or unmerged has other strides than the tensor that a view was taken of,
+        # and an op that no rule knows may read memory too, or ask for what is contiguous.
+        if self.node.target in STRIDED or rule_for(self.node.target) is None:
             args, kwargs = pytree.tree_map_only(
                 TokenTensor,
                 lambda x: x if x.merged else self.replay.as_promised(x),

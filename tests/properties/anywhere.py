@@ -37,11 +37,13 @@ class Tried:
     Attributes:
         lifted: why tokens were unmerged before the end, "" if the rules acted on them.
         problem: how the result differs from the dense function's, "" if it does not.
+        refused: the error of the dense function, which cannot take equal tokens.
     """
 
     place: Place
     lifted: str
     problem: str
+    refused: str = ""
 
 
 def captured(f: Callable[..., Any], tensors: Sequence[Tensor]) -> Program:
@@ -65,16 +67,27 @@ def tried_anywhere(
     labelling.run(*program.inputs)
     for place in at:
         groups = Groups(tensors[place.operand], place.dim, place.batch, generator)
+        dense = [groups.dense if i == place.operand else x for i, x in enumerate(tensors)]
+        try:
+            expected = seeded(f, dense)
+        except Exception as error:
+            yield Tried(place, "", "", refused=type(error).__name__)
+            continue
         replay, result = replay_with(labelling, tensors, place.operand, groups)
-        given = list(tensors)
         if replay.projections:
             # What is merged along is replaced by means; those of a constant are the constant.
             given = [_halves(x) if i != place.operand else x for i, x in enumerate(tensors)]
             _, result = replay_with(labelling, given, place.operand, groups)
-        given[place.operand] = groups.dense
-        torch.manual_seed(0)
+            given[place.operand] = groups.dense
+            expected = seeded(f, given)
         why = [event.why for event in replay.lifts if event.node.op != "output"]
-        yield Tried(place, "; ".join(dict.fromkeys(why)), difference(result, f(*given)))
+        yield Tried(place, "; ".join(dict.fromkeys(why)), difference(result, expected))
+
+
+def seeded(f: Callable[..., Any], tensors: Sequence[Tensor]) -> Any:
+    """The function of copies of these tensors, drawing from one seed."""
+    torch.manual_seed(0)
+    return f(*(x.clone() for x in tensors))
 
 
 def _halves(x: Tensor) -> Tensor:

@@ -29,7 +29,6 @@ UNARY = [
     aten.alias.default,
     aten.clone.default,
     aten.detach.default,
-    aten.isreal.default,
     aten.lift_fresh_copy.default,
     aten.log_sigmoid.default,
     aten.negative.default,
@@ -87,10 +86,11 @@ BETWEEN = [aten.randint_like.low_dtype]
 POINTWISE = {
     **each(UNARY, lambda op, x: op(x)),
     **each(OF_COMPLEX, lambda op, x: op(torch.complex(x, x + 1)).abs()),
+    **each([aten.isreal.default], lambda op, x: op(torch.complex(x, x.relu()))),
     **each(BINARY, lambda op, x: op(x, x[:, :, :1] + 1)),
     **each(WITH_NUMBER, lambda op, x: op(x, 0.5)),
     **each([op.Tensor for op in LOGICAL], lambda op, x: op(x > 0, x > 0.5)),
-    **each([op.Scalar for op in LOGICAL], lambda op, x: op(x > 0, True)),
+    **each([op.Scalar for op in LOGICAL], lambda op, x: op(x > 0, op is not aten.__or__.Scalar)),
     # The law is about values: what is drawn must not count, or have one outcome only.
     **each([aten.empty_like.default], lambda op, x: torch.where(x.isnan(), op(x), x)),
     **each(DRAWN, lambda op, x: 0 * op(x), reduces),

@@ -20,7 +20,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 
-from tests.properties.anywhere import Place, captured, places, tried_anywhere
+from tests.properties.anywhere import Place, captured, places, seeded, tried_anywhere
 
 ROOT = Path(__file__).parents[2]
 KEPT, DOCS = ROOT / ".cache" / "opinfo", ROOT / "docs" / "testing.md"
@@ -74,8 +74,7 @@ def _sample(function: Callable[..., Any], sample: Any, generator: torch.Generato
         yield f"skipped: {reason}"
         return
     try:
-        torch.manual_seed(0)
-        expected = f(*(x.clone() for x in tensors))
+        expected = seeded(f, tensors)
         program = captured(f, tensors)
     except Exception as error:
         yield f"skipped: cannot be traced ({type(error).__name__})"
@@ -91,6 +90,9 @@ def _sample(function: Callable[..., Any], sample: Any, generator: torch.Generato
             tried = next(tried_anywhere(program, f, tensors, [place], generator))
         except Exception as error:
             yield f"FAILED at {place}: {type(error).__name__}: {error}"
+            continue
+        if tried.refused:
+            yield "skipped: the op cannot take equal tokens"
             continue
         if tried.problem:
             yield f"FAILED at {place}: {tried.problem}"
