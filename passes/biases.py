@@ -15,19 +15,13 @@ import torch
 from torch.fx import Node
 
 from pitome_fx.passes.masks import FUSING, MaskKind, Masks
+from pitome_fx.passes.operands import SAME_VALUES, value_operands
 from pitome_fx.passes.scores import PRODUCTS, WHERE, arguments, factors, leads_to_product
 from pitome_fx.passes.sites import SDPA, SOFTMAX, Site
 
 aten = torch.ops.aten
 
-ALIKE = (
-    aten.to.dtype,
-    aten.type_as.default,
-    aten.contiguous.default,
-    aten.clone.default,
-    aten.detach.default,
-    aten.dropout.default,
-)
+ALIKE = (*SAME_VALUES, aten.dropout.default)
 MOVING = (aten.permute.default, aten.transpose.int, aten.mT.default)
 ADDING = (aten.add.Tensor, aten.sub.Tensor)
 SCALING = (aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar)
@@ -62,6 +56,8 @@ def _is_only_summed(addition: Node) -> bool:
     while pending:
         node = pending.pop()
         for user in node.users:
+            if node not in value_operands(user):
+                continue
             weighs = node in weights
             if _sums(user, node, per_key[node]):
                 continue

@@ -12,15 +12,16 @@ from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
 from torch.fx import Node
 
 from pitome_fx.passes.axes import divided, same_size
+from pitome_fx.passes.operands import SAME_VALUES, value_operands
+from pitome_fx.passes.rule import is_tagged_pointwise
 
 BROADCASTING = (
+    *(op._schema.name.removeprefix("aten::") for op in SAME_VALUES),
     "expand",
-    "to",
-    "contiguous",
-    "clone",
-    "alias",
-    "type_as",
+    "broadcast_to",
     "expand_as",
+    "copy",
+    "fill",
     "where",
     "masked_fill",
     "__and__",
@@ -34,6 +35,7 @@ CONSTANT_FILL = (
     "zeros_like",
     "ones_like",
     "full_like",
+    "zero",
     "new_zeros",
     "new_ones",
     "new_full",
@@ -74,8 +76,8 @@ class Dataflow:
         name = node.target._schema.name.removeprefix("aten::")
         if name in CONSTANT_FILL or self._is_always_true(node):
             return (False,) * rank
-        if name in BROADCASTING or torch.Tag.pointwise in node.target.tags:
-            return self._broadcast([n for n in node.all_input_nodes if is_tensor(n)], rank)
+        if name in BROADCASTING or is_tagged_pointwise(node.target):
+            return self._broadcast([n for n in value_operands(node) if is_tensor(n)], rank)
         moved = self._moved(node, name, rank)
         return (True,) * rank if moved is None else moved
 
@@ -152,7 +154,7 @@ class Dataflow:
             return None
         if not isinstance(node.target, torch._ops.OpOverload) or node.target._schema.is_mutable:
             return None
-        if torch.Tag.nondeterministic_seeded in node.target.tags:
+        if _draws(node):
             return None
         if any(not isinstance(size, int) for size in node.meta["val"].shape):
             return None
@@ -167,13 +169,19 @@ class Dataflow:
         """Equal numbers for sub-graphs that compute the same (value numbering)."""
         if node not in self._number_of:
             key: Any = node
-            if node.op == "call_function":
+            if node.op == "call_function" and not _draws(node):
                 args = torch.fx.node.map_arg(
                     (node.args, dict(node.kwargs)), lambda n: f"#{self.number(n)}"
                 )
                 key = (node.target, repr(args))
             self._number_of[node] = self._numbers.setdefault(key, len(self._numbers))
         return self._number_of[node]
+
+
+def _draws(node: Node) -> bool:
+    """Does the op draw at random, so that twice the same call is not twice the same value?"""
+    tags = getattr(node.target, "tags", ())
+    return torch.Tag.nondeterministic_seeded in tags
 
 
 def _literal(node: Node) -> Tensor | None:

@@ -18,6 +18,7 @@ from pitome_fx.passes.dataflow import is_float
 from pitome_fx.passes.failures import module_path
 from pitome_fx.passes.functional import aliases
 from pitome_fx.passes.masks import Mask, MaskKind, Masks
+from pitome_fx.passes.operands import value_operands
 from pitome_fx.passes.paths import Paths
 from pitome_fx.passes.protect import protected_tokens
 from pitome_fx.passes.replay import Labels, Replay
@@ -125,7 +126,7 @@ def _constant_nodes(program: Program) -> frozenset[Node]:
     constant: set[Node] = set()
     for node in program.graph.graph.nodes:
         known = node in program.constants or node.op == "get_attr"
-        computed = node.op == "call_function" and all(n in constant for n in node.all_input_nodes)
+        computed = node.op == "call_function" and all(n in constant for n in value_operands(node))
         if known or computed:
             constant.add(node)
     return frozenset(constant)
@@ -238,15 +239,17 @@ def _refuse_writes(
 
 def _refuse_strides(program: Program, point: Node, order: dict[Node, int]) -> None:
     """No merge may come before a walk through memory that is not the operand's alone."""
-    strided = program.graph.graph.find_nodes(op="call_function", target=aten.as_strided.default)
+    ops = (aten.as_strided.default, aten.as_strided_copy.default, aten.as_strided_scatter.default)
+    nodes = program.graph.graph.nodes
+    strided = [node for node in nodes if node.target in ops]
     after = reachable([point], order, forward=True) if strided else set()
     for node in strided:
         operand = node.args[0].meta["val"]
         own = operand.numel() * operand.element_size()
         if node in after and not same_size(operand.untyped_storage().nbytes(), own):
             raise Refusal(
-                f"as_strided in {module_path(node) or 'the graph'} reads beyond the tensor that it "
-                "is given, and merged tokens lie elsewhere; make it contiguous, or use unfold"
+                f"{node.target} in {module_path(node) or 'the graph'} reads beyond the tensor that "
+                "it is given, and merged tokens lie elsewhere; make it contiguous, or use unfold"
             )
 
 

@@ -19,6 +19,7 @@ from torch.fx import Node
 
 from pitome_fx.passes.axes import same_size
 from pitome_fx.passes.dataflow import Dataflow, is_float, is_one, is_tensor, rank_of
+from pitome_fx.passes.operands import SAME_VALUES, value_operands
 
 aten = torch.ops.aten
 
@@ -65,14 +66,10 @@ FUSING = (
 
 # Ops whose result lines up with their operands at the last two dimensions (queries and keys).
 ALIGNED = (
+    *SAME_VALUES,
     aten.expand.default,
-    aten.to.dtype,
-    aten.to.device,
-    aten.to.dtype_layout,
-    aten.contiguous.default,
-    aten.clone.default,
-    aten.alias.default,
-    aten.type_as.default,
+    aten.expand_as.default,
+    aten.broadcast_to.default,
     aten.add.Tensor,
 )
 
@@ -162,7 +159,7 @@ class Masks:
             return self.padding_part(replace(mask, node=source))
         inner: list[Mask] = []
         if node.target in ALIGNED:
-            inner = [replace(mask, node=source) for source in node.all_input_nodes]
+            inner = [replace(mask, node=source) for source in value_operands(node)]
         elif node.target in HIDING and is_hidden(node.args[2]):
             keeps, condition = HIDING[node.target]
             use = MaskUse.KEEPS if keeps else MaskUse.FILLS
@@ -199,7 +196,7 @@ class Masks:
             return True
         if rank_of(node) >= 2 and not self.differs_between_queries(node):
             return True
-        inner = [source for source in node.all_input_nodes if rank_of(source)]
+        inner = [source for source in value_operands(node) if rank_of(source)]
         if is_float(node) and (node.target in ALIGNED or node.target in HIDING):
             return all(self._is_bias(source) for source in inner)
         if is_float(node) and node.target in FUSING:
@@ -223,7 +220,7 @@ class Masks:
             return False
         if node.target == aten.linear.default:
             return True
-        sources = [source for source in node.all_input_nodes if is_tensor(source)]
+        sources = [source for source in value_operands(node) if is_tensor(source)]
         if any(source.meta["val"].dtype == torch.bool for source in sources):
             return False
         floats = [source for source in sources if is_float(source)]
@@ -256,7 +253,7 @@ def _upstream(node: Node) -> Iterator[Node]:
         if current not in seen and current.target != aten.sym_size.int:
             seen.add(current)
             yield current
-            stack += current.all_input_nodes
+            stack += value_operands(current)
 
 
 def _before_fusing(mask: Node) -> Node | None:

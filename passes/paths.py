@@ -27,6 +27,7 @@ from pitome_fx.passes.axes import (
 )
 from pitome_fx.passes.dataflow import is_tensor
 from pitome_fx.passes.flops import COSTLY
+from pitome_fx.passes.operands import value_operands
 from pitome_fx.passes.replay import Replay, Step
 from pitome_fx.passes.rule import Lift, rule_for
 
@@ -51,7 +52,7 @@ class Paths:
 
     def operands(self, node: Node) -> list[Node]:
         """The tensors that a value is made of; one of several results is made of all operands."""
-        return [n for n in _op_of(node).all_input_nodes if is_tensor(n)]
+        return [n for n in value_operands(_op_of(node)) if is_tensor(n)]
 
     def carries(self, node: Node, tokens: Dim) -> bool:
         """Has the value these tokens, each once, be it in one dimension or regrouped?"""

@@ -22,9 +22,11 @@ from torch.fx import traceback as fx_traceback
 from pitome_fx.passes import moves
 from pitome_fx.passes.align import align
 from pitome_fx.passes.axes import Atom, Axis, Dim, Size, TokenTensor, hint, same_size
+from pitome_fx.passes.check import check_labels
 from pitome_fx.passes.events import LiftEvent, ProjectEvent, UnweightedEvent
 from pitome_fx.passes.failures import failing_in
 from pitome_fx.passes.masks import Masks
+from pitome_fx.passes.operands import value_operands
 from pitome_fx.passes.rule import Lift, rule_for
 
 
@@ -98,6 +100,7 @@ class Replay:
                     return self._output(node)
                 with fx_traceback.set_current_meta(node):
                     value = self.after(self, node, self._value(node, feed))
+                check_labels(node, value)
                 self.env[node] = _stamp(value, node)
                 if self.labelling:
                     self.labels.dims[node] = _dims_of(value)
@@ -116,7 +119,12 @@ class Replay:
             value = self._by_rule(node, args, kwargs, operands)
         else:
             value = self._as_is(node, args, kwargs)
-        return _taint(value) if any(x.tainted for x in operands) else value
+        return value if self.labelling or not self._is_tainted(node) else _taint(value)
+
+    def _is_tainted(self, node: Node) -> bool:
+        """Is the node computed from values that are computed from merged tokens?"""
+        sources = pytree.tree_leaves([self.env[source] for source in value_operands(node)])
+        return any(isinstance(x, TokenTensor) and x.tainted for x in sources)
 
     def _named(self, node: Node, value: Any) -> Any:
         """A value of the dense program with its dimensions: the recorded ones, or fresh."""
@@ -183,7 +191,8 @@ class Replay:
 
     def as_promised(self, x: TokenTensor) -> Tensor:
         """The dense tensor with the strides of the dense program, for those that rely on them."""
-        data = self.lift(x).data
+        x = self.lift(x)
+        data = x.data
         if self.labelling or not x.tainted or x.origin is None:
             return data
         promised: Tensor = x.origin.meta["val"]
@@ -206,8 +215,9 @@ class Step:
         """Run the node's own op; TokenTensors stand for their data."""
         if self.replay.labelling:
             return self.node.meta.get("val")
-        # What was merged or unmerged has other strides than the tensor that a view was taken of.
-        if self.node.target in STRIDED:
+        # What was merged or unmerged has other strides than the tensor that a view was taken of,
+        # and an op that no rule knows may read memory too, or ask for what is contiguous.
+        if self.node.target in STRIDED or rule_for(self.node.target) is None:
             args, kwargs = pytree.tree_map_only(
                 TokenTensor,
                 lambda x: x if x.merged else self.replay.as_promised(x),
@@ -221,6 +231,10 @@ class Step:
         self.replay.watch(op, args, kwargs)
         args, kwargs = pytree.tree_map_only(TokenTensor, lambda x: x.data, (args, kwargs))
         return op(*args, **kwargs)
+
+    def laid_out(self, x: TokenTensor) -> TokenTensor:
+        """x with the strides of the dense program, for an op whose result takes its layout."""
+        return x if x.merged else replace(x, data=self.replay.as_promised(x))
 
     @property
     def value(self) -> Any:

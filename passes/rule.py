@@ -29,11 +29,10 @@ def rule(*ops: OpOverload | OpOverloadPacket) -> Callable[[Rule], Rule]:
     """Register a token rule for ops (for a packet: all its overloads that mutate nothing)."""
 
     def add(function: Rule) -> Rule:
-        for op in ops:
-            for overload in _overloads(op):
-                if overload in _RULES:
-                    raise ValueError(f"two rules for {overload}")
-                _RULES[overload] = function
+        for overload in pure_overloads(*ops):
+            if overload in _RULES:
+                raise ValueError(f"two rules for {overload}")
+            _RULES[overload] = function
         return function
 
     return add
@@ -49,9 +48,22 @@ def rule_for(target: Any) -> Rule | None:
     """The rule of a node's target, None if it must be lifted."""
     if target in _RULES:
         return _RULES[target]
-    if isinstance(target, OpOverload) and torch.Tag.pointwise in target.tags and _is_pure(target):
-        return _POINTWISE[0]
-    return None
+    return _POINTWISE[0] if is_tagged_pointwise(target) else None
+
+
+def is_tagged_pointwise(target: Any) -> bool:
+    """Does PyTorch say that the op computes one tensor, each element from those it meets?
+
+    What draws at random has the tag too, and draws for every token; so has what compares two
+    tensors as a whole.
+    """
+    return (
+        isinstance(target, OpOverload)
+        and torch.Tag.pointwise in target.tags
+        and torch.Tag.nondeterministic_seeded not in target.tags
+        and _is_pure(target)
+        and [str(result.type) for result in target._schema.returns] == ["Tensor"]
+    )
 
 
 def registered() -> dict[Any, Rule]:
@@ -59,11 +71,16 @@ def registered() -> dict[Any, Rule]:
     return dict(_RULES)
 
 
-def _overloads(op: OpOverload | OpOverloadPacket) -> list[OpOverload]:
-    if isinstance(op, OpOverload):
-        return [op]
-    found = [getattr(op, name) for name in op.overloads()]
-    return [overload for overload in found if _is_pure(overload)]
+def pure_overloads(*ops: OpOverload | OpOverloadPacket) -> tuple[OpOverload, ...]:
+    """The ops; for a packet, all its overloads that mutate nothing. None comes twice."""
+    found: list[OpOverload] = []
+    for op in ops:
+        if isinstance(op, OpOverload):
+            found.append(op)
+            continue
+        overloads = [getattr(op, name) for name in op.overloads()]
+        found += [overload for overload in overloads if _is_pure(overload)]
+    return tuple(dict.fromkeys(found))
 
 
 def _is_pure(op: OpOverload) -> bool:

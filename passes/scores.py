@@ -9,6 +9,7 @@ from torch.fx import Node
 
 from pitome_fx.passes.dataflow import is_one
 from pitome_fx.passes.masks import FUSING, Mask, MaskUse
+from pitome_fx.passes.operands import SAME_VALUES, value_operands
 
 aten = torch.ops.aten
 
@@ -29,12 +30,9 @@ BETWEEN = (
     aten.masked_fill.Scalar,
     aten.masked_fill.Tensor,
     aten.dropout.default,
-    aten.to.dtype,
+    *SAME_VALUES,
     *FUSING,
-    aten.contiguous.default,
-    aten.clone.default,
     aten.expand.default,
-    aten.type_as.default,
     aten.tanh.default,
 )
 
@@ -67,7 +65,7 @@ def product_behind(scores: Node) -> tuple[Node | None, list[Mask]]:
             continue
         if node.target not in BETWEEN:
             return None, []
-        sources = node.all_input_nodes
+        sources = value_operands(node)
         onward = [source for source in sources if leads_to_product(source)]
         if len(onward) != 1:
             return None, []
@@ -118,10 +116,12 @@ def factors_after(softmax: Node) -> list[Mask]:
     masks: list[Mask] = []
     node = softmax
     for _ in range(8):
-        onward = [user for user in node.users if user.target in BETWEEN]
+        onward = [
+            user for user in node.users if user.target in BETWEEN and node in value_operands(user)
+        ]
         if len(onward) != 1:
             break
-        for other in onward[0].all_input_nodes:
+        for other in value_operands(onward[0]):
             if other is not node and _rank(other) >= 2 and not _is_per_query(other):
                 fills = _fills(onward[0], node)
                 masks.append(Mask(other, onward[0], MaskUse.FILLS if fills else MaskUse.SCALES))
@@ -140,7 +140,7 @@ def leads_to_product(node: Node) -> bool:
             continue
         if node.target not in BETWEEN:
             return False
-        sources = [source for source in node.all_input_nodes if _rank(source) >= 2]
+        sources = [source for source in value_operands(node) if _rank(source) >= 2]
         if len(sources) > 1:
             return any(leads_to_product(source) for source in sources)
         if not sources:
@@ -158,7 +158,10 @@ def weighs_values(softmax: Node) -> bool:
     """Is the softmax multiplied into something, as attention weights are?"""
     stack, seen = [softmax], {softmax}
     while stack:
-        for user in stack.pop().users:
+        weights = stack.pop()
+        for user in weights.users:
+            if weights not in value_operands(user):
+                continue
             if user.target in PRODUCTS:
                 return True
             if user not in seen and (user.target in BETWEEN or user.target in REARRANGING):

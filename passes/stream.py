@@ -12,6 +12,7 @@ from torch.fx import Node
 from pitome_fx.passes.axes import Dim, amounts
 from pitome_fx.passes.dataflow import is_tensor
 from pitome_fx.passes.flops import COSTLY
+from pitome_fx.passes.operands import value_operands
 from pitome_fx.passes.paths import Paths
 from pitome_fx.passes.sites import Site
 
@@ -35,7 +36,8 @@ def reachable(roots: Iterable[Node], order: dict[Node, int], *, forward: bool) -
         node = stack.pop()
         if node not in seen and node in order:
             seen.add(node)
-            stack += list(node.users) if forward else node.all_input_nodes
+            users = [user for user in node.users if node in value_operands(user)]
+            stack += users if forward else value_operands(node)
     return seen
 
 
@@ -87,7 +89,7 @@ def _joins(
     node, passed, found = site.node, False, False
     while node.op != "output" and not (passed and found):
         node = node.next
-        sources = node.all_input_nodes
+        sources = value_operands(node)
         if not any(source in after for source in sources):
             continue
         after.add(node)

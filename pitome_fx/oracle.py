@@ -15,6 +15,7 @@ from pitome_fx.groups import count, first_members, mean_over_groups, sizes
 from pitome_fx.passes.axes import Axis, Dim
 from pitome_fx.passes.events import ProjectEvent
 from pitome_fx.passes.masks import MaskUse
+from pitome_fx.passes.operands import value_operands
 from pitome_fx.passes.pipeline import Outcome
 from pitome_fx.passes.rewrite import Merged
 from pitome_fx.passes.spaces import TokenSpace
@@ -217,7 +218,7 @@ class Simulator(Interpreter):
             node = stack.pop()
             if node is not None and node not in upstream:
                 upstream.add(node)
-                stack += node.all_input_nodes
+                stack += value_operands(node)
         source = next((a.space for a in event.dims[event.dim] if a.space is not None), None)
         if upstream & set(self.merges):
             assert source is not None, (

@@ -1,6 +1,7 @@
 """Token rules, one file per op family.
 
     pointwise    element by element, with broadcasting
+    lend         what takes a dtype, device or shape from an operand; what is drawn at random
     shape        views and permutations
     slice        select, slice and split
     join         concatenation and stacking
@@ -19,6 +20,7 @@ from pitome_fx.passes.rules import (
     contract,
     index,
     join,
+    lend,
     normalise,
     pointwise,
     reduce,
@@ -32,6 +34,7 @@ __all__ = [
     "contract",
     "index",
     "join",
+    "lend",
     "normalise",
     "pointwise",
     "reduce",

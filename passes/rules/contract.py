@@ -66,8 +66,8 @@ def _operands(
     if trailing < 2:
         if a.merged or b.merged:
             raise Lift("a product with a vector")
-        lead = a.dims[:-1] if len(a.dims) > 1 else b.dims[:-2]
-        return a, b, lead if step.value.dim() == len(lead) else ()
+        columns = b.dims[-1:] if len(b.dims) > 1 else ()
+        return a, b, a.dims[:-1] if len(a.dims) > 1 else (*b.dims[:-2], *columns)
     (a, b), lead = step.align(a, b, trailing=2)
     keep_items_apart(a, [-1], b)
     keep_items_apart(b, [-2], a)

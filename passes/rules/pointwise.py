@@ -7,6 +7,7 @@ import torch.utils._pytree as pytree
 
 from pitome_fx.passes.align import keep_dense
 from pitome_fx.passes.axes import TokenTensor, is_merged, is_single
+from pitome_fx.passes.operands import LENT, SAME_VALUES
 from pitome_fx.passes.replay import Step
 from pitome_fx.passes.rule import Lift, pointwise_rule, rule
 
@@ -17,16 +18,7 @@ aten = torch.ops.aten
 @rule(
     aten.dropout,
     aten.alpha_dropout,
-    aten.type_as,
-    aten.to.device,
-    aten.to.dtype,
-    aten.to.dtype_layout,
-    aten.to.other,
-    aten.contiguous,
-    aten.clone,
-    aten.alias,
-    aten.detach,
-    aten.lift_fresh_copy,
+    *(op for op in SAME_VALUES if op not in LENT),
     aten.masked_fill,
     aten.where.self,
     aten.where.ScalarSelf,
@@ -37,15 +29,7 @@ aten = torch.ops.aten
     aten.__or__.Scalar,
     aten.__xor__.Tensor,
     aten.__xor__.Scalar,
-    aten.zeros_like,
-    aten.ones_like,
-    aten.full_like,
-    aten.empty_like,
-    aten.rand_like,
-    aten.randn_like,
-    aten.bernoulli,
     aten._cast_Float,
-    aten._to_copy,
     # Per element too, though PyTorch does not tag them so.
     aten.hardswish,
     aten.log_sigmoid,
@@ -92,16 +76,10 @@ def prelu(step: Step, x: TokenTensor, weight: TokenTensor) -> TokenTensor:
     return TokenTensor(step(x, weight), x.dims)
 
 
-@rule(
-    aten.new_zeros,
-    aten.new_ones,
-    aten.new_full,
-    aten.new_empty,
-)
-def new_tensor(step: Step, x: TokenTensor, size: Any, *args: Any, **kwargs: Any) -> TokenTensor:
-    """Only the dtype and device of x are used; the result has the dense size it asks for."""
-    value = step(x, size, *args, **kwargs)
-    return TokenTensor(value, step.fresh_like(value))
+@rule(aten.frexp.Tensor)
+def frexp(step: Step, x: TokenTensor) -> list[TokenTensor]:
+    """Mantissa and exponent of each element."""
+    return [TokenTensor(value, x.dims) for value in step(x)]
 
 
 @rule(aten.sym_size.int)

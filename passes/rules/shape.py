@@ -35,19 +35,6 @@ def view(step: Step, x: TokenTensor, shape: Sequence[Size]) -> TokenTensor:
     return TokenTensor(step.run(aten.reshape.default, x, sizes), dims)
 
 
-@rule(aten.reshape_as, aten.view_as)
-def view_as(step: Step, x: TokenTensor, other: TokenTensor) -> TokenTensor:
-    """The shape of the other tensor in the dense program, with token counts replaced."""
-    dims = refactor(step, x, step.value.shape)
-    if not (x.merged or other.merged):
-        return TokenTensor(step(x, other), dims)
-    sizes = [
-        length(dim) if is_merged(dim) else size
-        for dim, size in zip(dims, other.dense_shape, strict=True)
-    ]
-    return TokenTensor(step.run(aten.reshape.default, x, sizes), dims)
-
-
 @rule(aten.flatten.using_ints)
 def flatten(step: Step, x: TokenTensor, start_dim: int = 0, end_dim: int = -1) -> TokenTensor:
     """Start and end say it all: no literal to replace."""
@@ -70,8 +57,11 @@ def unflatten(step: Step, x: TokenTensor, dim: int, sizes: Sequence[Size]) -> To
 
 @rule(aten.squeeze)
 def squeeze(step: Step, x: TokenTensor, *dim: Any) -> TokenTensor:
-    """Only dimensions of size 1 go, and those are never merged."""
-    return TokenTensor(step(x, *dim), refactor(step, x, step.value.shape))
+    """Only dimensions that have size 1 in the dense program go, not tokens in a single group."""
+    dims = refactor(step, x, step.value.shape)
+    if not x.merged:
+        return TokenTensor(step(x, *dim), dims)
+    return TokenTensor(step.run(aten.reshape.default, x, [length(d) for d in dims]), dims)
 
 
 @rule(aten.unsqueeze)
@@ -155,7 +145,7 @@ def movedim(step: Step, x: TokenTensor, source: Any, destination: Any) -> TokenT
     return TokenTensor(step(x, source, destination), tuple(x.dims[d] for d in order))
 
 
-@rule(aten.expand)
+@rule(aten.expand, aten.broadcast_to)
 def expand(step: Step, x: TokenTensor, size: Sequence[Size], **kwargs: Any) -> TokenTensor:
     """Merged dimensions keep their present length; those of size 1 grow into new axes."""
     new = len(size) - len(x.dims)
@@ -176,13 +166,6 @@ def _expanded(step: Step, x: TokenTensor) -> tuple[Dim, ...]:
         else step.fresh(i, n, weak=True)
         for i, n in enumerate(shape)
     )
-
-
-@rule(aten.expand_as)
-def expand_as(step: Step, x: TokenTensor, other: TokenTensor) -> TokenTensor:
-    """x broadcast to the shape of other, in other's token spaces."""
-    (x, other), dims = step.align(x, other)
-    return TokenTensor(step(x, other), dims)
 
 
 @rule(aten.repeat_interleave.self_int)

@@ -29,7 +29,6 @@ UNARY = [
     aten.alias.default,
     aten.clone.default,
     aten.detach.default,
-    aten.isreal.default,
     aten.lift_fresh_copy.default,
     aten.log_sigmoid.default,
     aten.negative.default,
@@ -54,6 +53,7 @@ BINARY = [
     aten.true_divide.Tensor,
     aten.type_as.default,
 ]
+GROWING = [aten.copy.default, aten.expand_as.default]
 WITH_NUMBER = [
     aten.divide.Scalar,
     aten.floor_divide.Scalar,
@@ -69,23 +69,52 @@ WITH_NUMBER = [
     aten.true_divide.Scalar,
 ]
 LOGICAL = [aten.__and__, aten.__or__, aten.__xor__]
-DRAWN = [aten.rand_like.default, aten.randn_like.default, aten.empty_like.default]
+DRAWN = [
+    aten.rand_like.default,
+    aten.randn_like.default,
+    aten.random.default,
+    aten.uniform.default,
+    aten.normal_functional.default,
+    aten.exponential.default,
+    aten.cauchy.default,
+    aten.log_normal.default,
+]
 DRAWN_BY = [aten.rand_like.generator, aten.randn_like.generator]
+BELOW = [aten.randint_like.default, aten.random.to]
+BETWEEN = [aten.randint_like.low_dtype]
 
 POINTWISE = {
     **each(UNARY, lambda op, x: op(x)),
     **each(OF_COMPLEX, lambda op, x: op(torch.complex(x, x + 1)).abs()),
+    **each([aten.isreal.default], lambda op, x: op(torch.complex(x, x.relu()))),
     **each(BINARY, lambda op, x: op(x, x[:, :, :1] + 1)),
     **each(WITH_NUMBER, lambda op, x: op(x, 0.5)),
     **each([op.Tensor for op in LOGICAL], lambda op, x: op(x > 0, x > 0.5)),
-    **each([op.Scalar for op in LOGICAL], lambda op, x: op(x > 0, True)),
+    **each([op.Scalar for op in LOGICAL], lambda op, x: op(x > 0, op is not aten.__or__.Scalar)),
     # The law is about values: what is drawn must not count, or have one outcome only.
-    **each(DRAWN, lambda op, x: torch.where(x.isnan(), op(x), x)),
-    **each(DRAWN_BY, lambda op, x: torch.where(x.isnan(), op(x, generator=None), x)),
+    **each([aten.empty_like.default], lambda op, x: torch.where(x.isnan(), op(x), x)),
+    **each(DRAWN, lambda op, x: 0 * op(x), reduces),
+    **each(DRAWN_BY, lambda op, x: 0 * op(x, generator=None), reduces),
+    **each(BELOW, lambda op, x: 0 * op(x, 5), reduces),
+    **each(BETWEEN, lambda op, x: 0 * op(x, 2, 5), reduces),
+    **each([aten.randint_like.generator], lambda op, x: 0 * op(x, 5, generator=None), reduces),
+    **each(
+        [aten.randint_like.low_generator_dtype],
+        lambda op, x: 0 * op(x, 2, 5, generator=None),
+        reduces,
+    ),
+    **each([aten.geometric.default], lambda op, x: 0 * op(x, 0.5), reduces),
+    **each([aten.rrelu.default], lambda op, x: op(x)),
+    "rrelu in training": lifted(lambda x: F.rrelu(x.abs(), training=True)),
     **each([aten.dropout.default, aten.alpha_dropout.default], lambda op, x: op(x, 0.5, False)),
-    **each([aten.bernoulli.default], lambda op, x: op((x > 0).double())),
-    **each([aten.bernoulli.p], lambda op, x: op(x, 1.0)),
-    **each([aten.bernoulli.Tensor], lambda op, x: op(x, (x > 0).double())),
+    **each([aten.bernoulli.default], lambda op, x: op((x > 0).double()), lifted),
+    **each([aten.bernoulli.p], lambda op, x: op(x, 1.0), reduces),
+    **each([aten.bernoulli.Tensor], lambda op, x: op(x, (x > 0).double()), lifted),
+    **each(GROWING, lambda op, x: op(x[:, :, :1], x) if op is GROWING[1] else op(x, x[:, :, :1])),
+    **each([aten.fill.Scalar], lambda op, x: op(x, 2) + x),
+    **each([aten.fill.Tensor], lambda op, x: op(x, torch.tensor(2)) + x),
+    **each([aten.zero.default], lambda op, x: op(x) + x),
+    **each([aten.frexp.Tensor], lambda op, x: op(x)[0] * op(x)[1]),
     **each([aten.polar.default], lambda op, x: torch.view_as_real(op(x, x + 1))),
     **each([aten.divide.Tensor_mode], lambda op, x: op(x, x + 1, rounding_mode="floor")),
     **each([aten.divide.Scalar_mode], lambda op, x: op(x, 0.3, rounding_mode="trunc")),
@@ -95,6 +124,10 @@ POINTWISE = {
     **each([aten.to.device], lambda op, x: op(x, x.device, torch.float32)),
     **each([aten.to.dtype_layout], lambda op, x: op(x, dtype=torch.float32)),
     **each([aten.new_zeros.default, aten.new_empty.default], lambda op, x: x + 0 * _new(op, x)),
+    **each(
+        [aten.new_empty_strided.default],
+        lambda op, x: x + 0 * _new(op, x, (x.shape[2], x.shape[2], 1)),
+    ),
     **each([aten.new_full.default], lambda op, x: x + _new(op, x, 3)),
 }
 
@@ -110,6 +143,8 @@ def rows(x: Tensor) -> Tensor:
 
 
 SHAPE = {
+    **each([aten.broadcast_to.default], lambda op, x: op(x[:, :, :1], x.shape)),
+    **each([aten.broadcast_tensors.default], lambda op, x: op([x[:, :, :1], x])[0]),
     **each([aten.t.default, aten.numpy_T.default], lambda op, x: op(rows(x))),
     "numpy_T of three dimensions": Case(lambda x: aten.numpy_T.default(x)),
     **each([aten._unsafe_view.default], lambda op, x: op(x, (*x.shape[:2], 2, -1))),
