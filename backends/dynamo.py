@@ -77,8 +77,8 @@ def _try_merge(
     if outcome.rewritten is None:
         _say_dense(reason, options)
         return None
-    if outcome.plan.note:
-        warnings.warn(f"pitome: {outcome.plan.note}", PitomeWarning, stacklevel=2)
+    for note in outcome.notes:
+        warnings.warn(f"pitome: {note}", PitomeWarning, stacklevel=2)
     return outcome.rewritten.graph
 
 

@@ -27,7 +27,7 @@ def make_report(outcomes: Sequence[Outcome], notes: Iterable[str] = ()) -> Repor
         for stage, spent in outcome.seconds.items():
             seconds[stage] = seconds.get(stage, 0.0) + spent
     options = outcomes[0].options if outcomes else None
-    own_notes = [outcome.plan.note for outcome in outcomes if outcome.plan.note]
+    own_notes = dict.fromkeys(note for outcome in outcomes for note in outcome.notes)
     return Report(
         blocks=tuple(b for i, outcome in enumerate(outcomes) for b in _blocks(i, outcome)),
         lifts=tuple(p for i, o in enumerate(outcomes) for p in _lifts(i, o)),
