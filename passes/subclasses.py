@@ -221,9 +221,7 @@ def op_of(node: Node) -> Any:
     return node.target
 
 
-def why_not_on(
-    graph: GraphModule, given: Iterable[Any], fake_mode: FakeTensorMode
-) -> str | None:
+def why_not_on(graph: GraphModule, given: Iterable[Any], fake_mode: FakeTensorMode) -> str | None:
     """Run what takes a subclass tensor on fake ones. Why the graph cannot have it, None if it can.
 
     Args:

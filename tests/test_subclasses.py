@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch._inductor.utils import fresh_inductor_cache
 
-import pitome_fx
 from tests.support.blocks import by_hand
-from tests.support.compiled import compiled, has_pitome_nodes, output_of, recording, told
-from tests.support.models import Case, bert, encoder, hf_vit, timm_vit
-from tests.support.oracle import assert_close, assert_equal, expected
-from tests.support.subclasses import OnlyLinear, Spreading, Wrapper, with_weights
-from tests.zoo.check import Beside
-from pitome_fx.options import Options
+from tests.support.compiled import output_of
+from tests.support.models import Case, bert, hf_vit, timm_vit
+from tests.support.oracle import assert_close, expected
+from tests.support.subclasses import OnlyLinear, Wrapper, with_weights
 
 
 def wrapped(case: Case, cls: type[Wrapper], **how: Any) -> Case:

@@ -57,7 +57,9 @@ class OnlyLinear(Wrapper):
     """It knows ``F.linear`` as a function and no op but the bookkeeping, as quantised weights do."""
 
     @classmethod
-    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        cls, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         if function is nn.functional.linear:
             x, weight, bias = (*args, *(kwargs or {}).values(), None)[:3]
             return nn.functional.linear(x, weight.plain(), bias)
