@@ -230,14 +230,15 @@ def why_not_on(graph: GraphModule, given: Iterable[Any], fake_mode: FakeTensorMo
     """
     checker = _Checker(fake_mode)
     feed = iter(given)
+    reasons: list[str] = []
     for node in graph.graph.nodes:
         if node.op == "placeholder":
             checker.learn(node, next(feed))
         elif node.op in ("call_function", "call_method") and checker.concerns(node):
-            reason = checker.check(node)
-            if reason is not None:
-                return reason
-    return None
+            if getattr(node.target, "namespace", "") == "pitome":
+                return checker.holds_tokens(node)
+            reasons += checker.check(node)
+    return reasons[0] if reasons else None
 
 
 class _Checker:
@@ -256,30 +257,36 @@ class _Checker:
         """Does the node take any?"""
         return any(source in self.known for source in node.all_input_nodes)
 
-    def check(self, node: Node) -> str | None:
-        """Run the node; what is wrong with it, None if nothing is."""
-        operands = (self.known.get(source) for source in node.all_input_nodes)
-        names = sorted({type(x).__name__ for value in operands for x in _wrappers_in(value)})
-        where, kind = module_path(node) or "the model", " and ".join(names)
-        if getattr(node.target, "namespace", "") == "pitome":
-            return (
-                f"tokens in {where} are a {kind}, and only plain tensors are merged: a {kind} may "
-                "hold more about each token than its values. Hand the model plain tensors"
-            )
+    def holds_tokens(self, node: Node) -> str:
+        """What to say of a node that would merge subclass tensors."""
+        kind, where = self._kind_and_place(node)
+        return (
+            f"tokens in {where} are a {kind}, and only plain tensors are merged: a {kind} may "
+            "hold more about each token than its values. Hand the model plain tensors"
+        )
+
+    def check(self, node: Node) -> list[str]:
+        """Run the node; what is wrong with it."""
+        kind, where = self._kind_and_place(node)
         try:
             value = self._run(node)
         except Exception as error:
-            return (
+            return [
                 f"{node.target} on a {kind} in {where} does not run on merged tokens "
                 f"({type(error).__name__}: {error})"
-            )
-        if not _same_form(value, node.meta["val"]):
-            return (
-                f"{node.target} on a {kind} in {where} returns another shape, dtype or layout "
-                "than it does on plain tensors"
-            )
+            ]
         self.learn(node, value)
-        return None
+        if _same_form(value, node.meta["val"]):
+            return []
+        return [
+            f"{node.target} on a {kind} in {where} returns another shape, dtype or layout "
+            "than it does on plain tensors"
+        ]
+
+    def _kind_and_place(self, node: Node) -> tuple[str, str]:
+        operands = [self.known.get(source) for source in node.all_input_nodes]
+        names = sorted({type(x).__name__ for value in operands for x in _wrappers_in(value)})
+        return " and ".join(names), module_path(node) or "the model"
 
     def _run(self, node: Node) -> Any:
         args, kwargs = torch.fx.node.map_arg(

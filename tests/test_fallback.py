@@ -75,9 +75,10 @@ def test_runs_dense_from_then_on(dynamic: bool) -> None:
 
 def test_strict_raises_it() -> None:
     case = small()
-    with Lazy(RuntimeError("no such kernel")).registered(), torch.no_grad():
-        with pytest.raises(RuntimeError, match="no such kernel"):
-            lazily(case.model, strict=True)(*case.args)
+    error = RuntimeError("no such kernel")
+    with Lazy(error).registered(), torch.no_grad(), pytest.raises(RuntimeError) as failure:
+        lazily(case.model, strict=True)(*case.args)
+    assert failure.value is error
 
 
 def test_a_first_run_that_works_is_merged() -> None:
@@ -117,7 +118,7 @@ def test_an_error_of_the_model_is_its_own() -> None:
     model = Checking().double().eval()
     merged = compiled(model, ratio=0.8, lowering="eager", strict=False)
     with told() as messages, torch.no_grad():
-        with pytest.raises((IndexError, RuntimeError), match="out of range"):
+        with pytest.raises((IndexError, RuntimeError), match="out of"):
             merged(case.args[0], torch.tensor([99]))
         output = merged(case.args[0], torch.tensor([3]))
     assert messages == []
