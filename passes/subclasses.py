@@ -143,31 +143,41 @@ def _slots(node: Node, operands: dict[Node, Node], only: Node) -> Any:
         return None
     if any(s not in operands or operands[s] not in leaves for s in node.all_input_nodes):
         return None
-    return torch.fx.node.map_arg(
-        (node.args, dict(node.kwargs)), lambda source: _Slot(leaves.index(operands[source]))
-    )
+    given: Any = (tuple(node.args), dict(node.kwargs))
+    return pytree.tree_map_only(Node, lambda n: _Slot(leaves.index(operands[n])), given)
 
 
-def _overrides_functions(cls: type) -> bool:
+def _overrides_functions(cls: Any) -> bool:
     """Does the class define what functions on it do, before they become ops?"""
+    default: Any = Tensor.__torch_function__
     own = getattr(cls.__torch_function__, "__func__", cls.__torch_function__)
-    return own not in (Tensor.__torch_function__.__func__, torch._C._disabled_torch_function_impl)
+    return own not in (default.__func__, torch._C._disabled_torch_function_impl)
 
 
 def _what(node: Node) -> str:
     """A call, in words."""
     name = getattr(node.target, "__name__", str(node.target))
-    classes = sorted({type(x).__name__ for x in wrappers(node)})
     where = module_path(node)
-    return f"{name} on a {' and a '.join(classes)}{f' in {where}' if where else ''}"
+    return f"{name} on a {_kind(wrappers(node))}{f' in {where}' if where else ''}"
 
 
 def cannot_be_traced(node: Node, error: Exception) -> CaptureError:
     """What to say of a call that fails on plain tensors."""
+    if node.target == torch.ops.export.access_subclass_inner_tensor.default:
+        return CaptureError(
+            f"torch.export took apart {node.args[0]}, a {_kind(wrappers(node))}, and no token rule "
+            'sees through that. Use torch.compile(model, backend="pitome"), or take the weights '
+            "apart before exporting (torchao.utils.unwrap_tensor_subclass)"
+        )
+    first_line = str(error).partition("\n")[0]
     return CaptureError(
         f"{_what(node)} cannot be traced on a plain tensor of the same shape "
-        f"({type(error).__name__}: {error})"
+        f"({type(error).__name__}: {first_line})"
     )
+
+
+def _kind(values: Iterable[Any]) -> str:
+    return " and a ".join(sorted({type(x).__name__ for x in values}))
 
 
 def run_as_called(node: Node, args: Any, kwargs: Any) -> Any:
@@ -285,8 +295,8 @@ class _Checker:
 
     def _kind_and_place(self, node: Node) -> tuple[str, str]:
         operands = [self.known.get(source) for source in node.all_input_nodes]
-        names = sorted({type(x).__name__ for value in operands for x in _wrappers_in(value)})
-        return " and ".join(names), module_path(node) or "the model"
+        kind = _kind(x for value in operands for x in _wrappers_in(value))
+        return kind, module_path(node) or "the model"
 
     def _run(self, node: Node) -> Any:
         args, kwargs = torch.fx.node.map_arg(

@@ -54,7 +54,12 @@ class Wrapper(torch.Tensor):
 
 
 class OnlyLinear(Wrapper):
-    """It knows ``F.linear`` as a function and no op but the bookkeeping, as quantised weights do."""
+    """It knows the function ``F.linear`` and hardly an op, as quantised weights do."""
+
+    @staticmethod
+    def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """What it is with the weight as a plain tensor."""
+        return nn.functional.linear(x, weight, bias)
 
     @classmethod
     def __torch_function__(
@@ -62,7 +67,7 @@ class OnlyLinear(Wrapper):
     ) -> Any:
         if function is nn.functional.linear:
             x, weight, bias = (*args, *(kwargs or {}).values(), None)[:3]
-            return nn.functional.linear(x, weight.plain(), bias)
+            return cls.linear(x, weight.plain(), bias)
         with torch._C.DisableTorchFunctionSubclass():
             return function(*args, **(kwargs or {}))
 
@@ -71,6 +76,20 @@ class OnlyLinear(Wrapper):
         if op not in (torch.ops.aten.detach.default, torch.ops.aten.alias.default):
             raise NotImplementedError(f"{cls.__name__} has no {op}")
         return super().__torch_dispatch__(op, types, args, kwargs)
+
+
+def quantised_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A linear layer on activations that are rounded to int8, each token on a scale of its own."""
+    scale = x.abs().amax(-1, keepdim=True) / 127
+    return nn.functional.linear((x / scale).round() * scale, weight, bias)
+
+
+class RowWise(OnlyLinear):
+    """A weight whose linear layer quantises what it is given."""
+
+    @staticmethod
+    def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return quantised_linear(x, weight, bias)
 
 
 class Spreading(Wrapper):
@@ -105,4 +124,12 @@ def with_weights(
             module.register_buffer("weight", weight)
         else:
             module.weight = nn.Parameter(weight, requires_grad=trained)
+    return model
+
+
+def with_linears(model: nn.Module, linear: Callable[..., Tensor]) -> nn.Module:
+    """Make all linear layers compute something else, in place."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            module.forward = lambda x, m=module: linear(x, m.weight, m.bias)
     return model
