@@ -9,13 +9,13 @@ from dataclasses import replace
 from typing import Any
 
 from torch._dynamo.exc import RestartAnalysis, SkipFrame
-from torch._guards import detect_fake_mode
+from torch._guards import TracingContext, detect_fake_mode, tracing
 from torch.fx import GraphModule
 
+from pitome_fx.backends.fallback import with_fallback
 from pitome_fx.backends.lowering import check_lowering, lower, with_form
 from pitome_fx.backends.verdict import verdict_on
 from pitome_fx.errors import (
-    CaptureError,
     OptionsError,
     PassError,
     PitomeError,
@@ -27,9 +27,10 @@ from pitome_fx.frontends import is_pitome_op
 from pitome_fx.guards import is_symbolic
 from pitome_fx.options import Options
 from pitome_fx.passes import pipeline
-from pitome_fx.passes.capture import capture_dynamo
+from pitome_fx.passes.capture import NothingToTraceError, capture_dynamo
 from pitome_fx.passes.dissolve import dissolve
 from pitome_fx.passes.failures import REPORT_IT, failing_in, runs_dense
+from pitome_fx.passes.functional import written_inputs
 from pitome_fx.passes.pipeline import Outcome
 from pitome_fx.passes.reporting import make_report
 
@@ -60,13 +61,34 @@ def pitome(
     check_lowering(parsed, mode)
     merged = None if parsed.merges_nothing else _try_merge(graph, example_inputs, parsed)
     if merged is not None:
+        written = written_inputs(merged)
         try:
-            return lower(merged, example_inputs, parsed, mode, merged=True)
+            lowered = lower(merged, example_inputs, parsed, mode, merged=True)
+            if parsed.strict:
+                return lowered
+            dense = _dense(graph, example_inputs, parsed, mode)
+            return with_fallback(lowered, written, dense, _say_first_run_failed)
         except (OptionsError, RestartAnalysis, SkipFrame):
             raise
         except Exception as error:
             _warn_or_raise(error, parsed, "the lowering of its merged graph failed")
     return lower(graph, example_inputs, parsed, mode, merged=False)
+
+
+def _dense(
+    graph: GraphModule, example_inputs: list[Any], options: Options, mode: str | None
+) -> Callable[[], Callable[..., Any]]:
+    """Lowers the dense graph when it is called for, after Dynamo has done its work."""
+    context = TracingContext.try_get()
+    symbolic = any(is_symbolic(value) for value in example_inputs)
+
+    def lower_dense() -> Callable[..., Any]:
+        if symbolic:
+            return graph.forward  # No guard that compiling it asked for would be heeded any more.
+        with tracing(context):
+            return lower(graph, example_inputs, options, mode, merged=False)
+
+    return lower_dense
 
 
 def _try_merge(
@@ -80,7 +102,7 @@ def _try_merge(
             sites = make_report([outcome]).blocks if outcome.rewritten is None else ()
     except (OptionsError, RestartAnalysis, SkipFrame):
         raise
-    except CaptureError:  # a graph of constants
+    except NothingToTraceError:
         verdict.add(graph, "dense")
         return None
     except Exception as error:
@@ -91,8 +113,8 @@ def _try_merge(
         verdict.add(graph, "dense", sites)
         return None
     verdict.add(graph, "merged")
-    if outcome.plan.note:
-        warnings.warn(f"pitome: {outcome.plan.note}", PitomeWarning, stacklevel=2)
+    for note in outcome.notes:
+        warnings.warn(f"pitome: {note}", PitomeWarning, stacklevel=2)
     return outcome.rewritten.graph
 
 
@@ -108,6 +130,12 @@ def _warn_or_raise(error: Exception, options: Options, what: str) -> None:
     else:
         reason = f"the model runs dense: {what} ({in_short(error)}): {REPORT_IT}"
     warnings.warn(f"pitome: {reason.removesuffix('.')}.", PitomeWarning, stacklevel=4)
+
+
+def _say_first_run_failed(error: Exception) -> None:
+    logger.debug("the first run of the merged graph failed", exc_info=error)
+    reason = f"the first run of its merged graph failed ({in_short(error)}): {REPORT_IT}"
+    warnings.warn(f"pitome: the model runs dense: {reason}.", PitomeWarning, stacklevel=4)
 
 
 def _run_without_trace(graph: GraphModule, example_inputs: list[Any], options: Options) -> Outcome:

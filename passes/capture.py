@@ -14,13 +14,33 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.fx import GraphModule, Node
-from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 
 from pitome_fx.errors import CaptureError
 from pitome_fx.passes.breaks import UNBROKEN, Breaks, breaks_of
 from pitome_fx.passes.failures import failing_in
 from pitome_fx.passes.functional import functionalise_temporaries
 from pitome_fx.passes.fused_layer import encoder_layer
+from pitome_fx.passes.subclasses import (
+    cannot_be_traced,
+    inner_fake_mode,
+    is_wrapper,
+    note_call,
+    stand_in,
+    wrappers,
+)
+
+CHECKPOINT = torch.ops.higher_order.tag_activation_checkpoint
+CHECKPOINTS_ARE_INLINED = (
+    "activation checkpointing (torch.utils.checkpoint) saves no memory in this model while it "
+    "merges: tokens merge inside the checkpointed regions, so that these are dissolved and their "
+    "activations kept for backward. Merged blocks keep fewer of them; where that does not suffice, "
+    "compile with ratio=1.0, which keeps every checkpoint"
+)
+
+
+class NothingToTraceError(CaptureError):
+    """A graph of constants alone, as there is one between two graph breaks."""
 
 
 @dataclass(frozen=True)
@@ -30,22 +50,26 @@ class Program:
     Attributes:
         graph: pre-dispatch ATen, one placeholder per flat input.
         inputs: what the placeholders stand for: fake tensors, ints and SymInts.
+        given: the same, with tensor subclasses where plain fake tensors stand for them.
         parameters: placeholders that hold parameters, with their present values.
         constants: placeholders that hold parameters or buffers.
         fake_mode: the mode of all fake tensors.
         writes: mutations that could not be made functional, with the tensors they touch.
         recompiles: whoever runs it compiles anew for sizes that break a guard.
         breaks: where Dynamo broke the graph off.
+        notes: what the user should know if something merges.
     """
 
     graph: GraphModule
     inputs: tuple[Any, ...]
+    given: tuple[Any, ...]
     parameters: dict[Node, Tensor]
     constants: frozenset[Node]
     fake_mode: FakeTensorMode
     writes: tuple[Node, ...]
     recompiles: bool = False
     breaks: Breaks = UNBROKEN
+    notes: tuple[str, ...] = ()
 
 
 def capture(
@@ -63,9 +87,11 @@ def capture(
         buffers: which of the placeholders hold a buffer.
 
     Raises:
-        CaptureError: no input is a tensor, so there is no fake mode to trace in.
+        NothingToTraceError: no input is a tensor.
+        CaptureError: a tensor subclass is used in a way that plain tensors know nothing of.
     """
     fake_mode = fake_mode_of(inputs)
+    given, inputs = inputs, [stand_in(value, fake_mode) for value in inputs]
     graph = trace(_Flatten(source).run, inputs, fake_mode)
     writes = functionalise_temporaries(graph)
     # What nobody reads would be merged, and count, though it never runs.
@@ -77,10 +103,12 @@ def capture(
     return Program(
         graph=graph,
         inputs=tuple(inputs),
+        given=tuple(given),
         parameters=held,
         constants=frozenset(static | held.keys()),
         fake_mode=fake_mode,
         writes=writes,
+        notes=(CHECKPOINTS_ARE_INLINED,) if _saves_memory(source) else (),
     )
 
 
@@ -132,10 +160,10 @@ def capture_exported(program: ExportedProgram) -> Program:
 def fake_mode_of(inputs: Sequence[Any]) -> FakeTensorMode:
     """The fake mode that all fake tensors among the inputs share."""
     for value in pytree.tree_leaves(inputs):
-        mode = getattr(value, "fake_mode", None)
-        if isinstance(mode, FakeTensorMode):
+        mode = inner_fake_mode(value)
+        if mode is not None:
             return mode
-    raise CaptureError("the graph has no tensor input, so there is nothing to trace")
+    raise NothingToTraceError("the graph has no tensor input, so there is nothing to trace")
 
 
 def trace(
@@ -179,6 +207,12 @@ def _as_if_exporting() -> Iterator[None]:
         torch.compiler._is_exporting_flag = before
 
 
+def _saves_memory(source: GraphModule) -> bool:
+    """Does the graph recompute activations in a backward pass that will be run?"""
+    checkpoints = source.graph.find_nodes(op="call_function", target=CHECKPOINT)
+    return bool(checkpoints) and torch.is_grad_enabled()
+
+
 class _Flatten(torch.fx.Interpreter):
     """Runs the source graph; whole-layer ops are spelled out."""
 
@@ -188,7 +222,35 @@ class _Flatten(torch.fx.Interpreter):
 
     def run_node(self, n: Node) -> Any:
         with failing_in("capture", n):
+            return self._run_node(n)
+
+    def _run_node(self, n: Node) -> Any:
+        if n.op not in ("call_function", "call_method") or not wrappers(n):
             return super().run_node(n)
+        mode = get_proxy_mode()
+        assert mode is not None
+        tracer: Any = mode.tracer
+        operands = {
+            source: proxy.node
+            for source in n.all_input_nodes
+            if isinstance(proxy := tracer.unwrap_proxy(self.env[source]), torch.fx.Proxy)
+        }
+        before = len(tracer.graph.nodes)
+        try:
+            value = super().run_node(n)
+        except Exception as error:
+            raise cannot_be_traced(n, error) from error
+        note_call(n, operands, list(tracer.graph.nodes)[before:])
+        return value
+
+    def fetch_attr(self, target: str) -> Any:
+        value = super().fetch_attr(target)
+        if is_wrapper(value):
+            raise CaptureError(
+                f"its graph holds a {type(value).__name__} as a constant ({target}): make it a "
+                "parameter or a buffer of the module"
+            )
+        return value
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         if target in (
@@ -196,7 +258,7 @@ class _Flatten(torch.fx.Interpreter):
             torch.ops.aten._transformer_encoder_layer_fwd.default,
         ):
             return encoder_layer(*args, **kwargs)
-        if target is torch.ops.higher_order.tag_activation_checkpoint:
+        if target is CHECKPOINT:
             # Its body is inlined, so that blocks inside can merge; activations are then kept.
             body, *inputs = args
             return _Flatten(body).run(*inputs)

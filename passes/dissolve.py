@@ -12,6 +12,7 @@ from pitome_fx.ops import AUTOCAST_IN_GRAPH, OPS
 from pitome_fx.options import Form
 from pitome_fx.passes.capture import fake_mode_of, restore_placeholders, trace
 from pitome_fx.passes.failures import failing_in
+from pitome_fx.passes.subclasses import restore_calls
 from pitome_fx.portable import PORTABLE, gather
 
 Bodies = Mapping[Any, Callable[..., Any]]
@@ -54,6 +55,7 @@ def dissolve(graph: GraphModule, inputs: Sequence[Any], form: Form) -> GraphModu
         AUTOCAST_IN_GRAPH.reset(before)
     restore_placeholders(graph, dissolved)
     dissolved.graph.eliminate_dead_code()
+    restore_calls(dissolved)
     dissolved.graph.lint()
     dissolved.recompile()
     return dissolved

@@ -13,6 +13,7 @@ from torch.fx import GraphModule, Node
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from pitome_fx.passes.axes import Size, hint
+from pitome_fx.passes.subclasses import op_of
 
 aten = torch.ops.aten
 
@@ -53,12 +54,13 @@ class FlopCounter:
 
     def of(self, node: Node) -> int:
         """FLOPs of one node."""
-        if node.target not in COSTLY:
+        op = op_of(node)
+        if op not in COSTLY:
             return 0
         args, kwargs = torch.fx.node.map_arg(
             (node.args, dict(node.kwargs)), lambda n: n.meta["val"]
         )
-        return self.call(node.target, args, kwargs)
+        return self.call(op, args, kwargs)
 
     def call(self, op: Any, args: Any, kwargs: Any) -> int:
         """FLOPs of one op on tensors of the given shapes."""

@@ -102,3 +102,25 @@ def _make_pure(
     for user in list(target.users):
         if user is not node and order[user] > order[node]:
             user.replace_input_with(target, node)
+
+
+def written_inputs(graph: GraphModule) -> list[int]:
+    """Positions of the placeholders that a run of the graph may write."""
+    placeholders = graph.graph.find_nodes(op="placeholder")
+    written = {
+        _storage(operand)
+        for node in graph.graph.nodes
+        if node.op in ("call_function", "call_method")
+        for operand in _may_write(node)
+    }
+    return [i for i, node in enumerate(placeholders) if _storage(node) in written - {None}]
+
+
+def _may_write(node: Node) -> list[Node]:
+    """The operands that a node may write."""
+    if isinstance(node.target, torch._ops.HigherOrderOperator):
+        return node.all_input_nodes
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return []
+    statistics = [a for a in node.target._schema.arguments if a.name.startswith("running_")]
+    return node.all_input_nodes if node.target._schema.is_mutable or statistics else []

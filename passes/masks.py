@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.fx import Node
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from pitome_fx.passes.axes import same_size
 from pitome_fx.passes.dataflow import Dataflow, is_float, is_one, is_tensor, rank_of
@@ -269,6 +270,8 @@ def _before_fusing(mask: Node) -> Node | None:
 
 def _is_soft(parameter: Tensor) -> bool:
     """Has a parameter learned values, and not a mask's?"""
+    if is_traceable_wrapper_subclass(parameter):
+        return False  # Reading one may take other processes (DTensor), or not be possible.
     with unset_fake_temporarily():
         return parameter.dim() == 0 or not bool(is_masking(parameter.detach()).any())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -16,6 +16,7 @@ from pitome_fx.passes.detect import Detection, detect
 from pitome_fx.passes.failures import failing_in
 from pitome_fx.passes.plan import Plan, make_plan
 from pitome_fx.passes.rewrite import Rewritten, rewrite
+from pitome_fx.passes.subclasses import is_wrapper, why_not_on
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,12 @@ class Outcome:
     options: Options
     rewritten: Rewritten | None
     seconds: dict[str, float]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of what merges."""
+        own = self.program.notes if self.rewritten is not None else ()
+        return (*([self.plan.note] if self.plan.note else []), *own)
 
 
 @dataclass
@@ -62,6 +69,9 @@ def run(program: Program, options: Options, clock: Clock | None = None) -> Outco
         plan = make_plan(program, detection, options)
     with clock.stage("rewrite"):
         plan, rewritten = _rewrite_what_pays(program, detection, plan, options)
+        reason = None if rewritten is None else _why_not_for_subclasses(program, rewritten)
+        if reason is not None:
+            plan, rewritten = plan.without(plan.merges, reason), None
     _log(rewritten)
     return Outcome(program, detection, plan, options, rewritten, clock.seconds)
 
@@ -80,6 +90,15 @@ def _rewrite_what_pays(
             "take more FLOPs than they save",
         )
     return plan, None
+
+
+def _why_not_for_subclasses(program: Program, rewritten: Rewritten) -> str | None:
+    """Why tensor subclasses among the inputs cannot take the merged graph, None if they can."""
+    if not any(is_wrapper(value) for value in program.given):
+        return None
+    shape_env = program.fake_mode.shape_env
+    with nullcontext() if shape_env is None else shape_env.suppress_guards():
+        return why_not_on(rewritten.graph, program.given, program.fake_mode)
 
 
 def _log(rewritten: Rewritten | None) -> None:

@@ -31,7 +31,7 @@ def make_report(
         for stage, spent in outcome.seconds.items():
             seconds[stage] = seconds.get(stage, 0.0) + spent
     options = outcomes[0].options if outcomes else options or Options()
-    own_notes = [outcome.plan.note for outcome in outcomes if outcome.plan.note]
+    own_notes = dict.fromkeys(note for outcome in outcomes for note in outcome.notes)
     return Report(
         blocks=tuple(b for i, outcome in enumerate(outcomes) for b in _blocks(i, outcome)),
         lifts=tuple(p for i, o in enumerate(outcomes) for p in _lifts(i, o)),

@@ -27,6 +27,7 @@ from pitome_fx.passes.plan import Merge, Plan
 from pitome_fx.passes.replay import Replay
 from pitome_fx.passes.rule import Lift
 from pitome_fx.passes.spaces import TokenSpace, merged_space
+from pitome_fx.passes.subclasses import restore_calls
 
 aten = torch.ops.aten
 
@@ -87,6 +88,7 @@ def rewrite(program: Program, detection: Detection, plan: Plan, options: Options
     graph = trace(replay.run, program.inputs, program.fake_mode)
     restore_placeholders(program.graph, graph)
     graph.graph.eliminate_dead_code()
+    restore_calls(graph)
     graph.graph.lint()
     graph.recompile()
     return Rewritten(

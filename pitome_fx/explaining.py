@@ -17,7 +17,12 @@ from pitome_fx.frontends import inputs_of
 from pitome_fx.guards import as_it_was
 from pitome_fx.options import Options
 from pitome_fx.passes import pipeline
-from pitome_fx.passes.capture import Program, capture_dynamo, capture_exported
+from pitome_fx.passes.capture import (
+    NothingToTraceError,
+    Program,
+    capture_dynamo,
+    capture_exported,
+)
 from pitome_fx.passes.failures import failing_in, runs_dense
 from pitome_fx.passes.pipeline import Outcome
 from pitome_fx.passes.reporting import make_report
@@ -88,7 +93,10 @@ class Findings:
             with clock.stage("capture"):
                 program = capture()
             outcome = pipeline.run(program, self.options, clock)
-        except CaptureError:  # a graph of constants between two graph breaks
+        except NothingToTraceError:
+            return None
+        except CaptureError as error:
+            self.notes.append(f"the model runs dense: {error}")
             return None
         except PassError as error:
             self.notes.append(runs_dense(error))

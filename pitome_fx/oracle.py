@@ -19,6 +19,7 @@ from pitome_fx.passes.operands import value_operands
 from pitome_fx.passes.pipeline import Outcome
 from pitome_fx.passes.rewrite import Merged
 from pitome_fx.passes.spaces import TokenSpace
+from pitome_fx.passes.subclasses import is_called_otherwise, run_as_called
 
 SDPA = torch.ops.aten.scaled_dot_product_attention.default
 
@@ -43,7 +44,9 @@ class Simulator(Interpreter):
             self.unweighted = {event.node: event.keys for event in rewritten.unweighted}
 
     def run_node(self, n: Node) -> Any:
-        if n.op == "call_function" and (n in self.unweighted or self._is_projected(n)):
+        if n.op == "call_function" and (
+            n in self.unweighted or self._is_projected(n) or is_called_otherwise(n)
+        ):
             value = self._run_spliced(n)
         else:
             value = super().run_node(n)
@@ -76,7 +79,7 @@ class Simulator(Interpreter):
         args, kwargs = spliced[0], dict(spliced[1])
         if node in self.unweighted:
             args, kwargs = self._unweighted(node, list(args), kwargs)
-        return self.call_function(node.target, tuple(args), kwargs)
+        return run_as_called(node, tuple(args), kwargs)
 
     def _groups_of(self, space: TokenSpace) -> Tensor:
         """The group (B, N) of every dense token in a state, numbered from 0."""

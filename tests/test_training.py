@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from pitome_fx import explain
 from pitome_fx.testing import run_recorded, simulate
 from tests.support.blocks import Block, Transformer, by_hand
-from tests.support.compiled import compiled, has_pitome_nodes, recording
+from tests.support.compiled import compiled, has_pitome_nodes, recording, told
 from tests.support.models import Case, bert, encoder, timm_vit
 from tests.support.oracle import assert_same_form, relative_error, tensors, transformed
 
@@ -130,15 +131,19 @@ def test_train_and_eval_are_compiled_apart() -> None:
     assert not torch.equal(model(*case.args), model(*case.args))
 
 
-def test_activation_checkpointing() -> None:
-    class Checkpointed(Transformer):
-        def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-            x = torch.cat([self.cls.expand(x.shape[0], -1, -1), x], 1)
-            for block in self.blocks:
-                assert isinstance(block, Block)
-                x = checkpoint(block, x, use_reentrant=False)
-            return self.head(x[:, 0])
+class Checkpointed(Transformer):
+    """Every block is a checkpoint."""
 
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        x = torch.cat([self.cls.expand(x.shape[0], -1, -1), x], 1)
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            x = checkpoint(block, x, use_reentrant=False)
+        return self.head(x[:, 0])
+
+
+@pytest.mark.filterwarnings("ignore:pitome. activation checkpointing:pitome_fx.PitomeWarning")
+def test_activation_checkpointing() -> None:
     plain = without_dropout(by_hand().to(torch.float64))
     model = Checkpointed().double().train()
     model.load_state_dict(plain.model.state_dict())
@@ -149,6 +154,36 @@ def test_activation_checkpointing() -> None:
     assert all(has_pitome_nodes(graph) for graph in graphs)
     found = gradients(case, compiled(model, ratio=0.8, lowering="aot_eager"))
     assert_same_gradients(found, wanted, 1e-9)
+
+
+class TestCheckpointsThatSaveNothing:
+    """Where something merges, checkpoints are dissolved, and the user is told once."""
+
+    def told_of(self, training: bool = True, **options: Any) -> list[str]:
+        model, x = Checkpointed().train(), by_hand().args[0]
+        with told() as messages, torch.set_grad_enabled(training):
+            merged = compiled(model, **options)
+            merged(x)
+            merged(x)
+        return messages
+
+    def test_told_once(self) -> None:
+        (message,) = self.told_of(ratio=0.8)
+        assert "activation checkpointing" in message and "ratio=1.0" in message
+
+    def test_not_where_nothing_is_kept_for_backward(self) -> None:
+        assert self.told_of(training=False, ratio=0.8) == []
+
+    def test_not_where_nothing_merges(self) -> None:
+        assert self.told_of(ratio=1.0) == []
+        torch._dynamo.reset()
+        (message,) = self.told_of(ratio=0.8, blocks=[], strict=False)
+        assert "runs dense" in message
+
+    def test_the_report_says_so(self) -> None:
+        x = by_hand().args[0]
+        report = explain(Checkpointed().train(), x, options={"ratio": 0.8})
+        assert report.merged and any("checkpointing" in note for note in report.notes)
 
 
 @pytest.mark.parametrize(
