@@ -25,6 +25,7 @@ from pitome_fx.passes.axes import Atom, Axis, Dim, Size, TokenTensor, hint, same
 from pitome_fx.passes.events import LiftEvent, ProjectEvent, UnweightedEvent
 from pitome_fx.passes.masks import Masks
 from pitome_fx.passes.rule import Lift, rule_for
+from pitome_fx.passes.sizes import follow
 
 
 @dataclass
@@ -94,7 +95,10 @@ class Replay:
             if node.op == "output":
                 return self._output(node)
             with fx_traceback.set_current_meta(node):
-                value = self.after(self, node, self._value(node, feed))
+                value = self._value(node, feed)
+                if not self.labelling:
+                    follow(node.meta.get("val"), value)
+                value = self.after(self, node, value)
             self.env[node] = _stamp(value, node)
             if self.labelling:
                 self.labels.dims[node] = _dims_of(value)
