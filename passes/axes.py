@@ -17,6 +17,8 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
+from pitome_fx.passes.whole import without_floats
+
 if TYPE_CHECKING:
     from pitome_fx.passes.spaces import TokenSpace
 
@@ -28,7 +30,7 @@ def same_size(a: Size, b: Size) -> bool:
     if isinstance(a, int) and isinstance(b, int):
         return a == b
     with disable_proxy_modes_tracing():
-        return statically_known_true(a == b)
+        return statically_known_true(without_floats(a) == without_floats(b))
 
 
 def hint(size: Size) -> int:
@@ -41,6 +43,7 @@ def divided(size: Size, factor: Size) -> Size | None:
     if isinstance(size, int) and isinstance(factor, int):
         return size // factor if factor and size % factor == 0 else None
     with disable_proxy_modes_tracing():
+        size, factor = without_floats(size), without_floats(factor)
         quotient = size // factor
         if not statically_known_true(quotient * factor == size):
             return None
@@ -62,6 +65,7 @@ class Position(NamedTuple):
     @classmethod
     def on(cls, index: Size, size: Size) -> Position | None:
         """The position of a cut at ``index`` of ``size``; None where it is not known statically."""
+        index = without_floats(index)
         if isinstance(index, int) and isinstance(size, int):
             index = min(index, size)
             return cls(index, False) if 2 * index <= size else cls(size - index, True)

@@ -26,25 +26,26 @@ def follow(recorded: Any, value: Any) -> None:
         recorded: what a node of the dense graph yields, as recorded in its metadata.
         value: what it yields now, with its dimensions; merged ones have other sizes.
     """
-    mode = get_proxy_mode()
-    if mode is None:
+    if get_proxy_mode() is None:
         return
     leaves = pytree.tree_leaves(recorded), pytree.tree_leaves(value)
     for old, new in zip(*leaves, strict=True):
         if isinstance(new, TokenTensor) and isinstance(old, Tensor):
             for size, dim, now in zip(old.shape, new.dims, new.data.shape, strict=True):
                 if not is_merged(dim):
-                    _is_now(mode.tracer, size, now)
+                    equate(size, now)
                     if len(dim) == 1:
-                        _is_now(mode.tracer, dim[0].axis.size, now)
+                        equate(dim[0].axis.size, now)
         else:
-            _is_now(mode.tracer, old, new)
+            equate(old, new)
 
 
-def _is_now(tracer: Any, old: Any, new: Any) -> None:
-    """A recorded size is yielded by the node that yields the new one."""
-    if old is new or not (isinstance(old, SYMBOLIC) and isinstance(new, SYMBOLIC)):
+def equate(recorded: Any, size: Any) -> None:
+    """In the trace that is being made, a recorded size is yielded by what yields ``size``."""
+    mode = get_proxy_mode()
+    if mode is None or recorded is size:
         return
-    slot: Any = get_proxy_slot(new, tracer, None)
-    if slot is not None:
-        set_proxy_slot(old, tracer, slot)
+    if isinstance(recorded, SYMBOLIC) and isinstance(size, SYMBOLIC):
+        slot: Any = get_proxy_slot(size, mode.tracer, None)
+        if slot is not None:
+            set_proxy_slot(recorded, mode.tracer, slot)
