@@ -45,7 +45,7 @@ def without_floats(size: Size) -> Size:
 def _in_integers(rounded: Any) -> Any:
     """⌈x⌉, ⌊x⌋ and their like without floats; the same where that is not certain."""
     x = rounded.args[0]
-    if isinstance(x, FloatTrueDiv) and x.args[1] == 1:
+    if isinstance(x, FloatTrueDiv) and x.args[1].is_number and float(x.args[1]) == 1:
         x = x.args[0]
     if isinstance(x, IntTrueDiv):
         return _divided(rounded, *x.args)
