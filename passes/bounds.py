@@ -58,9 +58,11 @@ class Bounds:
 
     Attributes:
         evaluate: the value of a node that depends on constants alone, None for any other.
+        written: nodes whose values are changed in place.
     """
 
     evaluate: Callable[[Node], Tensor | None]
+    written: frozenset[Node] = frozenset()
     _ranges: dict[Node, Range] = field(default_factory=dict)
 
     def only_value(self, node: Node) -> int | float | None:
@@ -78,7 +80,7 @@ class Bounds:
         value = self.evaluate(node)
         if value is not None:
             return _of_values(value)
-        if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
+        if node in self.written or not isinstance(node.target, torch._ops.OpOverload):
             return ANY
         name = node.target._schema.name.removeprefix("aten::")
         if name in FILLS:

@@ -44,8 +44,14 @@ REGROUPING = ("view", "reshape", "squeeze", "flatten", "unflatten")
 
 @dataclass
 class Dataflow:
-    """Facts on the nodes of one graph. Every answer is certain; "may vary" is the default."""
+    """Facts on the nodes of one graph. Every answer is certain; "may vary" is the default.
 
+    Attributes:
+        written: nodes whose tensors share memory with one that is written in place, so that their
+            values are not what they were made as.
+    """
+
+    written: frozenset[Node] = frozenset()
     bounds: Bounds = field(init=False)
     _varies: dict[Node, tuple[bool, ...]] = field(default_factory=dict)
     _values: dict[Node, Tensor | None] = field(default_factory=dict)
@@ -54,7 +60,7 @@ class Dataflow:
     _number_of: dict[Node, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.bounds = Bounds(self.evaluate)
+        self.bounds = Bounds(self.evaluate, self.written)
 
     def known(self, node: Node) -> Tensor | None:
         """The value of a node that is the same for every input: all of it, or the one number that
@@ -86,7 +92,7 @@ class Dataflow:
         value = self.evaluate(node)
         if value is not None:
             return tuple(bool((value != value.narrow(d, 0, 1)).any()) for d in range(rank))
-        if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
+        if node in self.written or not isinstance(node.target, torch._ops.OpOverload):
             return (True,) * rank
         name = node.target._schema.name.removeprefix("aten::")
         if name in CONSTANT_FILL or self.bounds.only_value(node) is not None:
@@ -136,23 +142,24 @@ class Dataflow:
         """The value of a sub-graph that depends on no graph input, None for any other."""
         if node not in self._values:
             value = None
-            if node.op == "call_function":
-                value = None if _is_sized(node) else _computed(node, self.evaluate)
+            if node.op == "call_function" and not _is_sized(node):
+                value = _computed(node, self.evaluate)
             elif node.op == "get_attr":
                 value = _literal(node)
+            if node in self.written:
+                value = None
             self._values[node] = value
         return self._values[node]
 
     def example(self, node: Node) -> Any:
         """What a sub-graph of constants and sizes yields at the sizes it was traced with."""
         if node not in self._examples:
-            value = node.meta.get("val")
-            if isinstance(value, torch.SymInt):
-                value = value.node.hint
-            elif node.op == "call_function":
+            size = node.meta.get("val")
+            value = self.evaluate(node)
+            if isinstance(size, torch.SymInt):
+                value = size.node.hint
+            elif value is None and node.op == "call_function" and node not in self.written:
                 value = _computed(node, self.example)
-            else:
-                value = _literal(node) if node.op == "get_attr" else None
             self._examples[node] = value
         return self._examples[node]
 
@@ -160,7 +167,7 @@ class Dataflow:
         """Equal numbers for sub-graphs that compute the same (value numbering)."""
         if node not in self._number_of:
             key: Any = node
-            if node.op == "call_function":
+            if node.op == "call_function" and node not in self.written:
                 args = torch.fx.node.map_arg(
                     (node.args, dict(node.kwargs)), lambda n: f"#{self.number(n)}"
                 )
