@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
 from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+from pitome_fx.passes.whole import without_floats
 
 if TYPE_CHECKING:
     from pitome_fx.passes.spaces import TokenSpace
@@ -23,8 +26,11 @@ Size = int | torch.SymInt
 
 
 def same_size(a: Size, b: Size) -> bool:
-    """Are the sizes provably equal? Adds no guard."""
-    return statically_known_true(a == b)
+    """Are the sizes provably equal? Adds no guard, and no node to a trace."""
+    if isinstance(a, int) and isinstance(b, int):
+        return a == b
+    with disable_proxy_modes_tracing():
+        return statically_known_true(without_floats(a) == without_floats(b))
 
 
 def hint(size: Size) -> int:
@@ -33,12 +39,14 @@ def hint(size: Size) -> int:
 
 
 def divided(size: Size, factor: Size) -> Size | None:
-    """size / factor where that is provably whole, else None. Adds no guard."""
+    """size / factor where that is provably whole, else None. Adds no guard, and no node."""
     if isinstance(size, int) and isinstance(factor, int):
         return size // factor if factor and size % factor == 0 else None
-    quotient = size // factor
-    if not same_size(quotient * factor, size):
-        return None
+    with disable_proxy_modes_tracing():
+        size, factor = without_floats(size), without_floats(factor)
+        quotient = size // factor
+        if not statically_known_true(quotient * factor == size):
+            return None
     known = quotient if isinstance(quotient, int) else quotient.node.maybe_as_int()
     return quotient if known is None else known
 
@@ -57,6 +65,7 @@ class Position(NamedTuple):
     @classmethod
     def on(cls, index: Size, size: Size) -> Position | None:
         """The position of a cut at ``index`` of ``size``; None where it is not known statically."""
+        index = without_floats(index)
         if isinstance(index, int) and isinstance(size, int):
             index = min(index, size)
             return cls(index, False) if 2 * index <= size else cls(size - index, True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
 from torch.fx import Node
 
 from pitome_fx.passes.axes import divided, same_size
+from pitome_fx.passes.bounds import Bounds
 from pitome_fx.passes.operands import SAME_VALUES, value_operands
 from pitome_fx.passes.rule import is_tagged_pointwise
 
@@ -45,12 +46,34 @@ REGROUPING = ("view", "reshape", "squeeze", "flatten", "unflatten")
 
 @dataclass
 class Dataflow:
-    """Facts on the nodes of one graph. Every answer is certain; "may vary" is the default."""
+    """Facts on the nodes of one graph. Every answer is certain; "may vary" is the default.
 
+    Attributes:
+        written: nodes whose tensors share memory with one that is written in place, so that their
+            values are not what they were made as.
+    """
+
+    written: frozenset[Node] = frozenset()
+    bounds: Bounds = field(init=False)
     _varies: dict[Node, tuple[bool, ...]] = field(default_factory=dict)
     _values: dict[Node, Tensor | None] = field(default_factory=dict)
+    _examples: dict[Node, Any] = field(default_factory=dict)
     _numbers: dict[Any, int] = field(default_factory=dict)
     _number_of: dict[Node, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.bounds = Bounds(self.evaluate, self.written)
+
+    def known(self, node: Node) -> Tensor | None:
+        """The value of a node that is the same for every input: all of it, or the one number that
+        it holds everywhere though its sizes are symbolic. None for any other."""
+        value = self.evaluate(node)
+        if value is None and is_tensor(node):
+            number = self.bounds.only_value(node)
+            if number is not None:
+                with unset_fake_temporarily():
+                    value = torch.full((1,) * rank_of(node), number, dtype=node.meta["val"].dtype)
+        return value
 
     def varies_along(self, node: Node, dim: int) -> bool:
         """May the values differ along a dimension (counted from the end)?"""
@@ -71,35 +94,15 @@ class Dataflow:
         value = self.evaluate(node)
         if value is not None:
             return tuple(bool((value != value.narrow(d, 0, 1)).any()) for d in range(rank))
-        if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
+        if node in self.written or not isinstance(node.target, torch._ops.OpOverload):
             return (True,) * rank
         name = node.target._schema.name.removeprefix("aten::")
-        if name in CONSTANT_FILL or self._is_always_true(node):
+        if name in CONSTANT_FILL or self.bounds.only_value(node) is not None:
             return (False,) * rank
         if name in BROADCASTING or is_tagged_pointwise(node.target):
             return self._broadcast([n for n in value_operands(node) if is_tensor(n)], rank)
         moved = self._moved(node, name, rank)
         return (True,) * rank if moved is None else moved
-
-    def _is_always_true(self, node: Node) -> bool:
-        """Is it a comparison that holds at every length, such as ``arange(N) >= 0``?"""
-        args: Any = node.args
-        if node.target != torch.ops.aten.ge.Scalar or not isinstance(args[1], int | float):
-            return False
-        lowest = self._lowest(args[0])
-        return lowest is not None and lowest >= args[1]
-
-    def _lowest(self, node: Node) -> float | None:
-        """A lower bound that an index cannot go below, None if none is known."""
-        args: Any = node.args
-        if node.target == torch.ops.aten.arange.default:
-            return 0
-        if node.target == torch.ops.aten.add.Tensor and isinstance(args[1], int | float):
-            lowest = self._lowest(args[0])
-            return None if lowest is None else lowest + args[1]
-        if node.target in (torch.ops.aten.unsqueeze.default, torch.ops.aten.expand.default):
-            return self._lowest(args[0])
-        return None
 
     def _broadcast(self, sources: list[Node], rank: int) -> tuple[bool, ...]:
         result = [False] * rank
@@ -141,35 +144,32 @@ class Dataflow:
         """The value of a sub-graph that depends on no graph input, None for any other."""
         if node not in self._values:
             value = None
-            if node.op == "call_function":
-                value = self._compute(node)
+            if node.op == "call_function" and not _is_sized(node):
+                value = _computed(node, self.evaluate)
             elif node.op == "get_attr":
                 value = _literal(node)
+            if node in self.written:
+                value = None
             self._values[node] = value
         return self._values[node]
 
-    def _compute(self, node: Node) -> Tensor | None:
-        values = {source: self.evaluate(source) for source in node.all_input_nodes}
-        if any(value is None for value in values.values()) or not is_tensor(node):
-            return None
-        if not isinstance(node.target, torch._ops.OpOverload) or node.target._schema.is_mutable:
-            return None
-        if _draws(node):
-            return None
-        if any(not isinstance(size, int) for size in node.meta["val"].shape):
-            return None
-        args, kwargs = torch.fx.node.map_arg((node.args, dict(node.kwargs)), values.__getitem__)
-        if "device" in kwargs:
-            kwargs = {**kwargs, "device": torch.device("cpu")}
-        with unset_fake_temporarily(), torch.no_grad():
-            result = node.target(*args, **kwargs)
-        return result if isinstance(result, Tensor) else None
+    def example(self, node: Node) -> Any:
+        """What a sub-graph of constants and sizes yields at the sizes it was traced with."""
+        if node not in self._examples:
+            size = node.meta.get("val")
+            value = self.evaluate(node)
+            if isinstance(size, torch.SymInt):
+                value = size.node.hint
+            elif value is None and node.op == "call_function" and node not in self.written:
+                value = _computed(node, self.example)
+            self._examples[node] = value
+        return self._examples[node]
 
     def number(self, node: Node) -> int:
         """Equal numbers for sub-graphs that compute the same (value numbering)."""
         if node not in self._number_of:
             key: Any = node
-            if node.op == "call_function" and not _draws(node):
+            if node.op == "call_function" and node not in self.written and not _draws(node):
                 args = torch.fx.node.map_arg(
                     (node.args, dict(node.kwargs)), lambda n: f"#{self.number(n)}"
                 )
@@ -182,6 +182,28 @@ def _draws(node: Node) -> bool:
     """Does the op draw at random, so that twice the same call is not twice the same value?"""
     tags = getattr(node.target, "tags", ())
     return torch.Tag.nondeterministic_seeded in tags
+
+
+def _is_sized(node: Node) -> bool:
+    """Has the node's tensor a symbolic size?"""
+    return is_tensor(node) and any(not isinstance(n, int) for n in node.meta["val"].shape)
+
+
+def _computed(node: Node, value_of: Callable[[Node], Any]) -> Tensor | None:
+    """What a node yields on the values of its operands, None if one of them is not known."""
+    values = {source: value_of(source) for source in node.all_input_nodes}
+    if any(value is None for value in values.values()) or not is_tensor(node):
+        return None
+    if not isinstance(node.target, torch._ops.OpOverload) or node.target._schema.is_mutable:
+        return None
+    if _draws(node):
+        return None
+    args, kwargs = torch.fx.node.map_arg((node.args, dict(node.kwargs)), values.__getitem__)
+    if "device" in kwargs:
+        kwargs = {**kwargs, "device": torch.device("cpu")}
+    with unset_fake_temporarily(), torch.no_grad():
+        result = node.target(*args, **kwargs)
+    return result if isinstance(result, Tensor) else None
 
 
 def _literal(node: Node) -> Tensor | None:

@@ -14,9 +14,9 @@ from torch.fx import Node
 from pitome_fx.passes import rules  # noqa: F401  (registers every token rule)
 from pitome_fx.passes.axes import Axis, Dim, dense_length, same_size
 from pitome_fx.passes.capture import Program
-from pitome_fx.passes.dataflow import is_float
+from pitome_fx.passes.dataflow import Dataflow, is_float
 from pitome_fx.passes.failures import module_path
-from pitome_fx.passes.functional import aliases
+from pitome_fx.passes.functional import aliases, written_by
 from pitome_fx.passes.masks import Mask, MaskKind, Masks
 from pitome_fx.passes.operands import value_operands
 from pitome_fx.passes.paths import Paths
@@ -97,7 +97,8 @@ def detect(program: Program, protect: int | None) -> Detection:
     Args:
         protect: number of leading tokens never to merge; None to find protected tokens.
     """
-    masks = Masks(program.parameters, program.constants)
+    written = written_by(program.writes, program.graph.graph.nodes)
+    masks = Masks(program.parameters, program.constants, Dataflow(written))
     constant = _constant_nodes(program)
     replay = Replay(program.graph, constant, masks)
     replay.run(*program.inputs)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+import torch.utils._pytree as pytree
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
@@ -55,6 +56,20 @@ def _storage(node: Node) -> Any:
         return value.untyped_storage()._cdata
     except (NotImplementedError, RuntimeError):
         return UNKNOWN
+
+
+def written_by(writes: Iterable[Node], nodes: Iterable[Node]) -> frozenset[Node]:
+    """All nodes whose values share memory with what a write changes, not with what it reads."""
+    changed = set()
+    for write in writes:
+        schema: Any = write.target._schema  # type: ignore[union-attr]
+        names = [argument.name for argument in schema.arguments]
+        given = {**dict(zip(names, write.args, strict=False)), **write.kwargs}
+        for argument in schema.arguments:
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                changed.update(pytree.tree_leaves(given.get(argument.name)))
+    storages = {_storage(node) for node in changed if isinstance(node, Node)} - {None}
+    return frozenset(node for node in nodes if _storage(node) in storages)
 
 
 def aliases(write: Node, nodes: Iterable[Node]) -> set[Node]:

@@ -125,17 +125,16 @@ class Masks:
         return self._kinds[mask, use]
 
     def _judge(self, mask: Node, use: MaskUse) -> MaskKind:
-        value = self.dataflow.evaluate(mask)
+        value = self.dataflow.known(mask)
         if value is not None:
-            seen = {MaskUse.FILLS: value == 0, MaskUse.SCALES: value != 0}
-            return _kind_of_value(seen.get(use, value))
+            return _kind_of_value(value, use)
         if use is MaskUse.SCALES and self.differs_between_queries(mask):
             return MaskKind.STRUCTURED
         if not self.differs_between_queries(mask):
             return MaskKind.PADDING
         if self._is_bias(mask):
             return MaskKind.BIAS
-        return MaskKind.CAUSAL if self._has_causal_part(mask) else MaskKind.STRUCTURED
+        return MaskKind.CAUSAL if self._is_causal(mask, use) else MaskKind.STRUCTURED
 
     def differs_between_queries(self, mask: Node) -> bool:
         """May two queries see the mask differently?"""
@@ -148,7 +147,7 @@ class Masks:
             fused_heads: the heads are in one dimension with the batch, and not dimension −3.
         """
         node = mask.node
-        value = self.dataflow.evaluate(node)
+        value = self.dataflow.known(node)
         if value is not None:
             return mask if self.kind(node, mask.use) is MaskKind.PADDING else None
         if node in self.constants:
@@ -232,13 +231,16 @@ class Masks:
         inputs = (n for n in _upstream(node) if n.op == "placeholder" and is_tensor(n))
         return all(n in self.constants for n in inputs)
 
-    def _has_causal_part(self, mask: Node) -> bool:
-        """Is some part of it lower triangular? (Only to give the reason by its name.)"""
+    def _is_causal(self, mask: Node, use: MaskUse) -> bool:
+        """Is it, or some part of it, lower triangular? (Only to give the reason by its name.)"""
+        whole = self.dataflow.example(mask)
+        if isinstance(whole, Tensor):
+            return _kind_of_value(whole, use) is MaskKind.CAUSAL
         for node in _upstream(mask):
             if node.target in (aten.tril.default, aten.triu.default):
                 return True
-            value = self.dataflow.evaluate(node)
-            if value is not None and value.dim() >= 2 and value.shape[-2] > 1:
+            value = self.dataflow.example(node)
+            if isinstance(value, Tensor) and value.dim() >= 2 and value.shape[-2] > 1:
                 mask_like = value.dtype == torch.bool or value.is_floating_point()
                 if mask_like and _kind_of_value(value) is MaskKind.CAUSAL:
                     return True
@@ -276,8 +278,10 @@ def _is_soft(parameter: Tensor) -> bool:
         return parameter.dim() == 0 or not bool(is_masking(parameter.detach()).any())
 
 
-def _kind_of_value(value: Tensor) -> MaskKind:
+def _kind_of_value(value: Tensor, use: MaskUse = MaskUse.KEEPS) -> MaskKind:
     """What a mask of known values does."""
+    if use is not MaskUse.KEEPS:
+        value = value == 0 if use is MaskUse.FILLS else value != 0
     hidden = is_masking(value)
     if not bool(hidden.any()) and (value.dtype == torch.bool or not bool(value.any())):
         return MaskKind.NONE

@@ -28,6 +28,7 @@ from pitome_fx.passes.failures import failing_in
 from pitome_fx.passes.masks import Masks
 from pitome_fx.passes.operands import value_operands
 from pitome_fx.passes.rule import Lift, rule_for
+from pitome_fx.passes.sizes import follow
 
 
 @dataclass
@@ -99,7 +100,10 @@ class Replay:
                 if node.op == "output":
                     return self._output(node)
                 with fx_traceback.set_current_meta(node):
-                    value = self.after(self, node, self._value(node, feed))
+                    value = self._value(node, feed)
+                    if not self.labelling:
+                        follow(node.meta.get("val"), value)
+                    value = self.after(self, node, value)
                 check_labels(node, value)
                 self.env[node] = _stamp(value, node)
                 if self.labelling:

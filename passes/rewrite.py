@@ -26,6 +26,7 @@ from pitome_fx.passes.moves import rows_of
 from pitome_fx.passes.plan import Merge, Plan
 from pitome_fx.passes.replay import Replay
 from pitome_fx.passes.rule import Lift
+from pitome_fx.passes.sizes import equate
 from pitome_fx.passes.spaces import TokenSpace, merged_space
 from pitome_fx.passes.subclasses import restore_calls
 
@@ -154,6 +155,8 @@ class Merger:
         keys = replay.env[block.site.keys]
         parent = x.dims[block.token_place][0].space
         before = length(x.dims[block.token_place])
+        if parent is None:
+            equate(block.axis.size, before)
         reason = _why_not(x, keys, block, parent)
         if reason is not None:
             self.skipped[block] = reason

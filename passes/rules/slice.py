@@ -6,9 +6,12 @@ is a window of the same groups; anything else is lifted.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
 
 from pitome_fx.passes.axes import (
     Atom,
@@ -131,14 +134,12 @@ def split(step: Step, x: TokenTensor, how: Any, dim: int = 0) -> list[TokenTenso
     if is_merged(whole):
         return _split_merged(step, x, sizes, dim)
     parts: list[Dim] = []
-    start: Size = 0
-    for i, size in enumerate(sizes):
-        cut = _positions(whole[0].axis.size, start, start + size) if len(whole) == 1 else None
+    for i, (size, start, end) in enumerate(_extents(sizes)):
+        cut = _positions(whole[0].axis.size, start, end) if len(whole) == 1 else None
         part = (
             step.fresh(dim, size, output=i) if cut is None else (Atom(whole[0].axis.window(*cut)),)
         )
         parts.append(part)
-        start = start + size
     return [
         TokenTensor(data, _replaced(x.dims, dim, part))
         for data, part in zip(step(x, how, dim), parts, strict=True)
@@ -147,16 +148,21 @@ def split(step: Step, x: TokenTensor, how: Any, dim: int = 0) -> list[TokenTenso
 
 def _split_merged(step: Step, x: TokenTensor, sizes: list[Size], dim: int) -> list[TokenTensor]:
     results = []
-    start: Size = 0
-    for size in sizes:
-        atom, low, high = _cut(x.dims[dim], start, start + size)
+    for _, start, end in _extents(sizes):
+        atom, low, high = _cut(x.dims[dim], start, end)
         assert atom.space is not None
         part = (atom.space.window(low, high),)
         first, last = low.within(atom.space.count), high.within(atom.space.count)
         data = step.run(aten.slice.Tensor, x, dim, first, last)
         results.append(TokenTensor(data, _replaced(x.dims, dim, part)))
-        start = start + size
     return results
+
+
+def _extents(sizes: Sequence[Size]) -> list[tuple[Size, Size, Size]]:
+    """Parts of a dimension of the dense program: their sizes, starts and ends."""
+    with disable_proxy_modes_tracing():
+        ends = list(itertools.accumulate(sizes))
+    return list(zip(sizes, [0, *ends], ends, strict=False))
 
 
 @rule(aten.glu.default)

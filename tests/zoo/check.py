@@ -21,7 +21,7 @@ from pitome_fx.passes.reporting import make_report
 from pitome_fx.testing import run_recorded
 from tests.support.models import Case
 from tests.support.oracle import relative_error, tensors
-from tests.zoo.entry import Entry, of_batch
+from tests.zoo.entry import Call, Entry, of_batch, resized
 
 RATIO = 0.8
 ONE = {"ratio": 1.0, "lowering": "eager"}
@@ -45,7 +45,8 @@ class Finding:
 
 
 def examine(entry: Entry) -> Finding:
-    """Run a model through the pass, beside its simulation, on two batch sizes."""
+    """Run a model through the pass, beside its simulation, on two batch sizes and two image sizes
+    or lengths."""
     torch.manual_seed(0)
     torch._dynamo.reset()
     case = entry.build().to(torch.float64)
@@ -64,7 +65,9 @@ def examine(entry: Entry) -> Finding:
             problems += [] if relative_error(output, dense) == 0 else ["refused, but not dense"]
         problems += _untouched_at_ratio_one(case)
         if entry.batch_dim is not None:
-            problems += _second_batch(entry, case, merged, beside, first.merged)
+            call = of_batch(case, entry.batch_dim, 3)
+            problems += _symbolic("batch", case, call, merged, beside, first.merged)
+        problems += _other_size(entry, case, beside)
     limit = 1e-9 if beside.is_double else 1e-5
     if not beside.error <= limit:
         problems.append(f"rewritten is not simulated: {beside.error:.1e} > {limit:.0e}")
@@ -144,18 +147,53 @@ def _untouched_at_ratio_one(case: Case) -> list[str]:
     return [] if same else ["ratio 1.0 changes the output"]
 
 
-def _second_batch(
-    entry: Entry, case: Any, merged: Callable[..., Any], beside: Beside, sites: int
+def _other_size(entry: Entry, case: Case, beside: Beside) -> list[str]:
+    """At another image size or length: by itself, and in one graph for both."""
+    if entry.resize is None:
+        args, kwargs = resized(case)
+        try:
+            case.model(*args, **kwargs)
+        except Exception:
+            return []
+        return ["takes images or texts of another size, but its entry says it does not"]
+    call = entry.resize(case)
+    before = len(beside.outcomes)
+    torch._dynamo.reset()
+    alone = torch.compile(case.model, backend=beside, dynamic=False)
+    problems = compare_form(alone(*call[0], **call[1]), case.model(*call[0], **call[1]))
+    sites = make_report(beside.outcomes[before:]).merged
+    merged = torch.compile(case.model, backend=beside)
+    return [
+        *(f"another size: {problem}" for problem in problems),
+        *_symbolic("size", case, call, merged, beside, sites),
+    ]
+
+
+def _symbolic(
+    what: str,
+    case: Case,
+    call: Call,
+    merged: Callable[..., Any],
+    beside: Beside,
+    sites: int,
 ) -> list[str]:
-    assert entry.batch_dim is not None
-    args, kwargs = of_batch(case, entry.batch_dim, 3)
+    """Another call, in a graph in which whatever differs from the case's is symbolic; then the
+    case's own in the same graph.
+
+    Args:
+        sites: how many merge where the other call has a graph of its own.
+    """
     torch._dynamo.reset()
     before = len(beside.outcomes)
-    for x in [*tensors(args), *tensors(kwargs)]:
-        if x.dim() > entry.batch_dim:
-            torch._dynamo.maybe_mark_dynamic(x, entry.batch_dim)
-    problems = compare_form(merged(*args, **kwargs), case.model(*args, **kwargs))
+    own = (case.args, {**call[1], **case.kwargs})
+    for x, other in zip(tensors(own), tensors(call), strict=True):
+        for d in range(x.dim()):
+            if x.shape[d] != other.shape[d]:
+                torch._dynamo.maybe_mark_dynamic(x, d)
+                torch._dynamo.maybe_mark_dynamic(other, d)
+    problems = compare_form(merged(*call[0], **call[1]), case.model(*call[0], **call[1]))
     now = make_report(beside.outcomes[before:]).merged
+    problems += compare_form(merged(*own[0], **own[1]), case.model(*own[0], **own[1]))
     if now != sites:
-        problems.append(f"{now} sites merge with a symbolic batch, {sites} with a fixed one")
-    return [f"second batch: {problem}" for problem in problems]
+        problems.append(f"{now} sites merge where it is symbolic, {sites} where it is not")
+    return [f"second {what}: {problem}" for problem in problems]

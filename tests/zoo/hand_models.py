@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tests.support.models import Case, randomised
 from tests.zoo.adversarial import Attend
-from tests.zoo.entry import Entry
+from tests.zoo.entry import Entry, fixed
 from tests.zoo.hand_written import C, H, Layer, N, tokens, windows
 
 BLOCKS = "Blocks by hand"
@@ -254,20 +254,20 @@ ENTRIES = [
     entry(BLOCKS, parallel_things, "4 of 4"),
     entry(BLOCKS, in_place),
     entry(BLOCKS, in_place_branches),
-    entry(BLOCKS, buffered),
+    fixed(entry(BLOCKS, buffered)),
     entry(BLOCKS, slice_written, "0 of 3: an in-place write"),
     entry(BLOCKS, checkpointed),
-    entry(BLOCKS, positions_everywhere),
+    fixed(entry(BLOCKS, positions_everywhere)),
     entry(BLOCKS, long_skips),
     entry(BLOCKS, shared_weights, "4 of 4"),
     entry(BLOCKS, conditioned, "3 of 3", torch.randn(2, C)),
     entry(BLOCKS, batch_norm),
-    entry(BLOCKS, conv_positions),
-    entry(BLOCKS, conv_in_mlp),
-    entry(BLOCKS, conv_instead_of_mlp, "0 of 3: not profitable"),
-    entry(BLOCKS, mixer, "no attention"),
-    entry(BLOCKS, mixed_once),
-    entry(BLOCKS, window_layers_first, f"1 of 3: {SPLIT}"),
-    entry(BLOCKS, window_layers_last, f"1 of 3: {SPLIT}"),
+    fixed(entry(BLOCKS, conv_positions)),
+    fixed(entry(BLOCKS, conv_in_mlp)),
+    fixed(entry(BLOCKS, conv_instead_of_mlp, "0 of 3: not profitable")),
+    fixed(entry(BLOCKS, mixer, "no attention")),
+    fixed(entry(BLOCKS, mixed_once)),
+    fixed(entry(BLOCKS, window_layers_first, f"1 of 3: {SPLIT}")),
+    fixed(entry(BLOCKS, window_layers_last, f"1 of 3: {SPLIT}")),
     entry(BLOCKS, tokens_dropped),
 ]

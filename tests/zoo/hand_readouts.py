@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tests.zoo.entry import fixed
 from tests.zoo.hand_models import Model, entry, to_grid, with_class
 from tests.zoo.hand_written import C
 
@@ -103,7 +104,7 @@ ENTRIES = [
     entry(READOUT, last_token),
     entry(READOUT, both_ends),
     entry(READOUT, in_the_middle),
-    entry(READOUT, taps),
+    fixed(entry(READOUT, taps)),
     entry(READOUT, hidden_states),
     entry(LATENTS, class_attention, f"3 of 5: {CROSS}"),
     entry(LATENTS, perceiver, f"4 of 6: {CROSS}"),

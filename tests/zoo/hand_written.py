@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from tests.support.blocks import SPELLINGS, by_hand
 from tests.support.models import Case, randomised
-from tests.zoo.entry import Entry
+from tests.zoo.entry import Entry, fixed
 
 ATTENTION = "Attention by hand"
 
@@ -209,7 +209,9 @@ SPLIT = "0 of 3: windowed, grid or channel attention"
 ENTRIES = [
     *(Entry(ATTENTION, f"by-hand-{name}", partial(by_hand, name), "3 of 3") for name in SPELLINGS),
     *(
-        Entry(ATTENTION, f"by-hand-{name}-bias", partial(by_hand, name, True, "mean"), "3 of 3")
+        fixed(
+            Entry(ATTENTION, f"by-hand-{name}-bias", partial(by_hand, name, True, "mean"), "3 of 3")
+        )
         for name in SPELLINGS
     ),
     style(chunked),
@@ -220,12 +222,12 @@ ENTRIES = [
     style(one_head),
     style(grouped_queries),
     style(repeated_keys),
-    style(rope_halves),
-    style(rope_complex),
+    fixed(style(rope_halves)),
+    fixed(style(rope_complex)),
     style(normalised),
     style(linear_attention, "0 of 6: unknown attention"),
     style(sdpa_over_heads, SPLIT),
     style(channels, SPLIT),
-    style(windows, SPLIT),
+    fixed(style(windows, SPLIT)),
     Entry(ATTENTION, "attention-talking-heads", partial(stack, TalkingHeads), "3 of 3"),
 ]

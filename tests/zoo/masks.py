@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from tests.support.masked import N, finfo_min, masked, positions
 from tests.support.models import Case, randomised
-from tests.zoo.entry import Entry
+from tests.zoo.entry import Entry, fixed
 
 MASKS, SCORES = "Masks by hand", "Scores changed around the softmax"
 CAUSAL = "0 of 2: causal attention mask"
@@ -23,7 +23,7 @@ def mask(
     name: str, make: Callable[..., Tensor], verdict: str, *given: Tensor, by: str = "sdpa"
 ) -> Entry:
     """A model whose mask is ``make(model, *given)``, its attention spelled ``by``."""
-    return Entry(MASKS, f"mask-{name}", partial(masked, by, make, *given), verdict)
+    return fixed(Entry(MASKS, f"mask-{name}", partial(masked, by, make, *given), verdict))
 
 
 class Weighing(nn.Module):
@@ -242,22 +242,22 @@ ENTRIES = [
     mask("all-seen", lambda m: ones().bool(), "2 of 2"),
     mask("alibi", alibi, "2 of 2"),
     mask("bias-and-padding", hidden_bias, "2 of 2", kept(N)),
-    scores(nano_gpt, STRUCTURED),
-    scores(old_gpt2, STRUCTURED),
-    scores(renormalised, CAUSAL),
+    fixed(scores(nano_gpt, STRUCTURED)),
+    fixed(scores(old_gpt2, STRUCTURED)),
+    fixed(scores(renormalised, CAUSAL)),
     scores(top_k, STRUCTURED),
-    scores(bias_added),
-    scores(bias_added_twice),
-    scores(bias_subtracted),
-    scores(subtracted_from_bias),
-    scores(bias_before_scale),
-    scores(bias_times_scores),
-    scores(scores_over_bias),
+    fixed(scores(bias_added)),
+    fixed(scores(bias_added_twice)),
+    fixed(scores(bias_subtracted)),
+    fixed(scores(subtracted_from_bias)),
+    fixed(scores(bias_before_scale)),
+    fixed(scores(bias_times_scores)),
+    fixed(scores(scores_over_bias)),
     scores(soft_cap),
-    scores(soft_cap_of_bias),
-    scores(bias_where_seen, STRUCTURED),
-    scores(weights_times_bias, STRUCTURED),
-    scores(weights_plus_bias, STRUCTURED),
+    fixed(scores(soft_cap_of_bias)),
+    fixed(scores(bias_where_seen, STRUCTURED)),
+    fixed(scores(weights_times_bias, STRUCTURED)),
+    fixed(scores(weights_plus_bias, STRUCTURED)),
     scores(float32_softmax),
     scores(shifted_softmax),
     scores(temperature, "2 of 2", torch.rand(2, 16)),

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tests.support.models import Case, images, randomised
-from tests.zoo.entry import Entry
+from tests.zoo.entry import Entry, fixed
 from tests.zoo.hand_written import Layer
 
 PAPERS = "From papers"
@@ -225,14 +225,14 @@ def paper(
 CROSS, SPLIT = "cross-attention", "windowed, grid or channel attention"
 
 ENTRIES = [
-    paper("secvit", f"0 of 2: {SPLIT}", EquitableClusters, in_order),
-    paper("secvit-then-plain", f"2 of 4: {SPLIT}", EquitableClusters, then_plain),
+    fixed(paper("secvit", f"0 of 2: {SPLIT}", EquitableClusters, in_order)),
+    fixed(paper("secvit-then-plain", f"2 of 4: {SPLIT}", EquitableClusters, then_plain)),
     paper("lemevit", f"2 of 4: {CROSS}", nn.Identity, meta_tokens),
     paper("cagevit", f"0 of 2: {CROSS}", partial(GatedLinearAttention, 18), guided),
     paper("clustr", f"0 of 2: {CROSS}", DensityClusters, in_order),
     paper("clustr-then-plain", f"2 of 4: {CROSS}", DensityClusters, then_plain),
-    paper("shunted", f"0 of 4: {CROSS}", Shunted, in_order),
-    paper("agents", f"0 of 4: {CROSS}", Agents, in_order),
+    fixed(paper("shunted", f"0 of 4: {CROSS}", Shunted, in_order)),
+    fixed(paper("agents", f"0 of 4: {CROSS}", Agents, in_order)),
     paper("token-learner", f"2 of 3: {CROSS}", nn.Identity, learned_tokens),
     paper("dynamic-vit", "2 of 2", nn.Identity, policy_kept),
 ]

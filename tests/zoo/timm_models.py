@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from tests.support.models import DEPTH, Case, images, randomised, timm_vit
-from tests.zoo.entry import Entry
+from tests.zoo.entry import Entry, fixed
 
 PLAIN = "Plain vision transformers (timm)"
 ROTARY = "Vision transformers with rotary or relative positions (timm)"
@@ -33,12 +33,18 @@ def sized(name: str, size: int = 64, **changes: Any) -> Case:
 
 def vit(name: str, verdict: str = "3 of 3", family: str = PLAIN, **changes: Any) -> Entry:
     """A model that takes the arguments of timm's VisionTransformer."""
-    return Entry(family, f"timm {name}", partial(timm_vit, name, **changes), verdict)
+    return fixed(Entry(family, f"timm {name}", partial(timm_vit, name, **changes), verdict))
 
 
 def like(entry_name: str, verdict: str = "3 of 3", **changes: Any) -> Entry:
     """A variant of timm's plain ViT under a name of its own."""
-    return Entry(PLAIN, f"timm {entry_name}", partial(timm_vit, **changes), verdict)
+    return fixed(Entry(PLAIN, f"timm {entry_name}", partial(timm_vit, **changes), verdict))
+
+
+def changing(name: str, family: str = PLAIN) -> Entry:
+    """A model that interpolates its positions to the size of the image."""
+    build = partial(timm_vit, name, dynamic_img_size=True)
+    return Entry(family, f"timm {name}, image sizes that change", build, "3 of 3")
 
 
 def rotary(name: str, verdict: str = "3 of 3", **changes: Any) -> Entry:
@@ -62,6 +68,11 @@ FEW_STAGES = {"img_size": 64, "embed_dim": 24, "depths": (2, 2), "num_heads": (2
 
 ENTRIES = [
     like("vit"),
+    changing("vit_tiny_patch16_224"),
+    changing("deit3_small_patch16_224"),
+    changing("vit_small_patch14_reg4_dinov2"),
+    changing("eva02_base_patch14_224", ROTARY),
+    changing("vit_small_patch16_rope_224", ROTARY),
     like("vit, layer scale", init_values=0.3),
     like("vit, q/k norm", qk_norm=True),
     like("vit, mean pooling", global_pool="avg", class_token=False),
@@ -72,11 +83,13 @@ ENTRIES = [
     vit("vit_little_patch16_reg1_gap_256"),
     vit("vit_so150m_patch16_reg4_gap_256"),
     vit("deit_tiny_patch16_224"),
-    Entry(
-        PLAIN,
-        "timm deit_tiny_distilled_patch16_224",
-        partial(timm_vit, "deit_tiny_distilled_patch16_224"),
-        "3 of 3",
+    fixed(
+        Entry(
+            PLAIN,
+            "timm deit_tiny_distilled_patch16_224",
+            partial(timm_vit, "deit_tiny_distilled_patch16_224"),
+            "3 of 3",
+        )
     ),
     vit("deit3_small_patch16_224"),
     vit("vit_small_patch14_reg4_dinov2"),
@@ -92,19 +105,23 @@ ENTRIES = [
         partial(model, "naflexvit_base_patch16_gap", 96, **SMALL),
         "3 of 3",
     ),
-    Entry(
-        PLAIN,
-        "timm vit_tiny_r_s16_p8_224",
-        partial(sized, "vit_tiny_r_s16_p8_224", 192, **SMALL),
-        "3 of 3",
+    fixed(
+        Entry(
+            PLAIN,
+            "timm vit_tiny_r_s16_p8_224",
+            partial(sized, "vit_tiny_r_s16_p8_224", 192, **SMALL),
+            "3 of 3",
+        )
     ),
     rotary("beit_base_patch16_224"),
     rotary("beitv2_base_patch16_224"),
-    Entry(
-        ROTARY,
-        "timm eva02_base_patch14_224",
-        partial(timm_vit, "eva02_base_patch14_224"),
-        "3 of 3",
+    fixed(
+        Entry(
+            ROTARY,
+            "timm eva02_base_patch14_224",
+            partial(timm_vit, "eva02_base_patch14_224"),
+            "3 of 3",
+        )
     ),
     rotary("eva02_large_patch14_clip_224"),
     rotary("vit_small_patch16_rope_224"),
@@ -119,20 +136,22 @@ ENTRIES = [
     rotary("vit_relpos_base_patch16_cls_224"),
     rotary("vit_relpos_base_patch16_clsgap_224"),
     rotary("vit_srelpos_small_patch16_224"),
-    late("cait_xxs24_224", "3 of 5: cross-attention", img_size=64, patch_size=8, **SMALL),
+    fixed(late("cait_xxs24_224", "3 of 5: cross-attention", img_size=64, patch_size=8, **SMALL)),
     late("crossvit_tiny_240", "15 of 21: cross-attention", 240),
-    late("pit_ti_224", "11 of 12: not profitable", 128, img_size=128),
-    late(
-        "hiera_tiny_224",
-        "2 of 6: cross-attention; windowed, grid or channel attention",
-        128,
-        img_size=(128, 128),
-        embed_dim=24,
-        stages=(1, 1, 3, 1),
+    fixed(late("pit_ti_224", "11 of 12: not profitable", 128, img_size=128)),
+    fixed(
+        late(
+            "hiera_tiny_224",
+            "2 of 6: cross-attention; windowed, grid or channel attention",
+            128,
+            img_size=(128, 128),
+            embed_dim=24,
+            stages=(1, 1, 3, 1),
+        )
     ),
     late("caformer_s18", "12 of 12", 128),
-    late("coatnet_nano_rw_224", f"0 of 9: {REGROUPED}", 128, img_size=128),
-    late("efficientformer_l1", "1 of 1", 224),
+    fixed(late("coatnet_nano_rw_224", f"0 of 9: {REGROUPED}", 128, img_size=128)),
+    fixed(late("efficientformer_l1", "1 of 1", 224)),
     late(
         "samvit_base_patch16_224",
         "0 of 3: structured attention mask",
@@ -142,53 +161,66 @@ ENTRIES = [
         global_attn_indexes=(1, 2),
         **SMALL,
     ),
-    window(
-        "swin_tiny_patch4_window7_224",
-        f"0 of 4: {REGROUPED}; structured attention mask; {WINDOWS}",
-        56,
-        window_size=7,
-        **FEW_STAGES | {"img_size": 56},
+    fixed(
+        window(
+            "swin_tiny_patch4_window7_224",
+            f"0 of 4: {REGROUPED}; structured attention mask; {WINDOWS}",
+            56,
+            window_size=7,
+            **FEW_STAGES | {"img_size": 56},
+        )
     ),
-    window(
-        "swinv2_tiny_window8_256",
-        f"0 of 4: {REGROUPED}; structured attention mask; {WINDOWS}",
-        window_size=8,
-        **FEW_STAGES,
+    fixed(
+        window(
+            "swinv2_tiny_window8_256",
+            f"0 of 4: {REGROUPED}; structured attention mask; {WINDOWS}",
+            window_size=8,
+            **FEW_STAGES,
+        )
     ),
-    window(
-        "swinv2_cr_tiny_224",
-        f"0 of 4: {REGROUPED}; structured attention mask; {WINDOWS}",
-        window_size=8,
-        **FEW_STAGES,
+    fixed(
+        window(
+            "swinv2_cr_tiny_224",
+            f"0 of 4: {REGROUPED}; structured attention mask; {WINDOWS}",
+            window_size=8,
+            **FEW_STAGES,
+        )
     ),
-    window("maxvit_rmlp_pico_rw_256", f"0 of 22: {REGROUPED}; {WINDOWS}", img_size=64),
-    window(
-        "gcvit_xxtiny",
-        f"0 of 12: cross-attention; {REGROUPED}; {WINDOWS}",
-        img_size=64,
-        window_size=(8, 8, 2, 2),
+    fixed(window("maxvit_rmlp_pico_rw_256", f"0 of 22: {REGROUPED}; {WINDOWS}", img_size=64)),
+    fixed(
+        window(
+            "gcvit_xxtiny",
+            f"0 of 12: cross-attention; {REGROUPED}; {WINDOWS}",
+            img_size=64,
+            window_size=(8, 8, 2, 2),
+        )
     ),
-    window("nest_tiny", "9 of 12: too few tokens", 64, img_size=64),
+    fixed(window("nest_tiny", "9 of 12: too few tokens", 64, img_size=64)),
     window("pvt_v2_b0", "0 of 8: cross-attention; too few tokens"),
     window(
         "twins_svt_small",
         f"0 of 18: cross-attention; {REGROUPED}; too few tokens; {WINDOWS}",
         img_size=64,
     ),
-    window("levit_128s", "5 of 11: cross-attention; too few tokens", 128, img_size=128),
-    window("coat_tiny", "0 of 26: unknown attention", img_size=64),
-    window("mvitv2_tiny", "0 of 10: unknown attention", img_size=64),
-    window(
-        "volo_d1_224", f"0 of 20: cross-attention; {REGROUPED}; unknown attention", 64, img_size=64
+    fixed(window("levit_128s", "5 of 11: cross-attention; too few tokens", 128, img_size=128)),
+    fixed(window("coat_tiny", "0 of 26: unknown attention", img_size=64)),
+    fixed(window("mvitv2_tiny", "0 of 10: unknown attention", img_size=64)),
+    fixed(
+        window(
+            "volo_d1_224",
+            f"0 of 20: cross-attention; {REGROUPED}; unknown attention",
+            64,
+            img_size=64,
+        )
     ),
     window("mobilevit_xxs", "6 of 9: too few tokens", 128),
     window("tiny_vit_5m_224", f"0 of 10: {REGROUPED}; {WINDOWS}"),
-    window("tnt_s_legacy_patch16_224", "4 of 4", 48, img_size=48, depth=2),
+    fixed(window("tnt_s_legacy_patch16_224", "4 of 4", 48, img_size=48, depth=2)),
     window("edgenext_xx_small", f"0 of 3: {WINDOWS}"),
     other("xcit_nano_12_p8_224", f"0 of 14: cross-attention; {WINDOWS}", img_size=64),
-    other("mixer_s32_224", img_size=64),
-    other("gmlp_ti16_224", img_size=64),
-    other("resmlp_12_224", img_size=64),
+    fixed(other("mixer_s32_224", img_size=64)),
+    fixed(other("gmlp_ti16_224", img_size=64)),
+    fixed(other("resmlp_12_224", img_size=64)),
     other("poolformer_s12"),
     other("focalnet_tiny_srf"),
     other("mobilevitv2_050", "no attention", 128),

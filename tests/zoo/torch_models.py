@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from tests.support.models import DEPTH, Case, encoder, images, randomised
 from tests.support.torchvision_shim import define_missing_ops
-from tests.zoo.entry import Entry
+from tests.zoo.entry import Entry, fixed
 
 ENCODERS, DECODERS = "Encoders (torch.nn)", "Encoder–decoder and decoder (torch.nn)"
 ATTENTION, VISION = "MultiheadAttention (torch.nn)", "torchvision"
@@ -249,10 +249,10 @@ ENTRIES = [
     mha("mha-padded-without-weights", True, need_weights=False),
     mha("mha-sequence-first", batch_first=False, dim=1),
     mha("mha-separate-weights", separate=True, need_weights=False),
-    Entry(VISION, "torchvision-vit", partial(vision, "VisionTransformer", **VIT), "3 of 3"),
+    fixed(Entry(VISION, "torchvision-vit", partial(vision, "VisionTransformer", **VIT), "3 of 3")),
     Entry(
         VISION, "torchvision-swin", partial(vision, "SwinTransformer", **SWIN), f"0 of 4: {SPLIT}"
     ),
     # Its residual stream is windowed as the attention is: every window merges on its own.
-    Entry(VISION, "torchvision-maxvit", partial(vision, "MaxVit", **MAXVIT), "2 of 2"),
+    fixed(Entry(VISION, "torchvision-maxvit", partial(vision, "MaxVit", **MAXVIT), "2 of 2")),
 ]

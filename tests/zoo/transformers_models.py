@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tests.support.models import DEPTH, Case, images, randomised, token_ids
-from tests.zoo.entry import Entry
+from tests.zoo.entry import Call, Entry, fixed, resized
 
 PLAIN = "Plain vision transformers (transformers)"
 POSITIONS = "Vision transformers with rotary or relative positions (transformers)"
@@ -40,18 +40,27 @@ def hf(name: str, config: str, inputs: Inputs, **settings: Any) -> Case:
     return Case(randomised(getattr(transformers, name)(made)), kwargs=inputs())
 
 
+INTERPOLATED = partial(resized, interpolate_pos_encoding=True)
+
+
 def noise(**shapes: tuple[int, ...]) -> Inputs:
     """Named float inputs of the given shapes, for a batch of two."""
     return lambda: {name: torch.randn(2, *shape) for name, shape in shapes.items()}
 
 
 def entry(
-    family: str, name: str, verdict: str, inputs: Inputs, config: str = "", **settings: Any
+    family: str,
+    name: str,
+    verdict: str,
+    inputs: Inputs,
+    config: str = "",
+    resize: Callable[[Case], Call] = resized,
+    **settings: Any,
 ) -> Entry:
     """A model by its class's name; its configuration's follows from it, unless it is given."""
     made_of = config or name.removesuffix("Model") + "Config"
     build = partial(hf, name, made_of, inputs, **settings)
-    return Entry(family, f"transformers {name}", build, verdict)
+    return Entry(family, f"transformers {name}", build, verdict, resize=resize)
 
 
 def image(name: str, verdict: str = "3 of 3", family: str = PLAIN, **changes: Any) -> Entry:
@@ -190,41 +199,45 @@ SAME = "its tokens are the same for every item so far"
 WINDOWS = "windowed, grid or channel attention"
 
 ENTRIES = [
-    image("ViTModel"),
-    image("DeiTModel"),
-    image("ViTMSNModel"),
-    image("IJepaModel"),
+    image("ViTModel", resize=INTERPOLATED),
+    image("DeiTModel", resize=INTERPOLATED),
+    image("ViTMSNModel", resize=INTERPOLATED),
+    image("IJepaModel", resize=INTERPOLATED),
     image("Dinov2Model"),
     image("Dinov2WithRegistersModel"),
-    image("CLIPVisionModel"),
-    image("SiglipVisionModel", "3 of 4: cross-attention"),
-    image("BlipVisionModel"),
-    image("OwlViTVisionModel"),
-    image("Aimv2VisionModel", "3 of 4: cross-attention"),
-    entry(
-        PLAIN,
-        "Siglip2VisionModel",
-        "3 of 4: cross-attention",
-        patched,
-        **SMALL,
-        patch_size=8,
-        num_patches=36,
+    image("CLIPVisionModel", resize=INTERPOLATED),
+    image("SiglipVisionModel", "3 of 4: cross-attention", resize=INTERPOLATED),
+    image("BlipVisionModel", resize=INTERPOLATED),
+    image("OwlViTVisionModel", resize=INTERPOLATED),
+    fixed(image("Aimv2VisionModel", "3 of 4: cross-attention")),
+    fixed(
+        entry(
+            PLAIN,
+            "Siglip2VisionModel",
+            "3 of 4: cross-attention",
+            patched,
+            **SMALL,
+            patch_size=8,
+            num_patches=36,
+        )
     ),
-    entry(PLAIN, "VideoMAEModel", "3 of 3", FILM, **FRAMES),
-    entry(PLAIN, "VivitModel", "3 of 3", FILM, **FRAMES, tubelet_size=[2, 8, 8]),
+    fixed(entry(PLAIN, "VideoMAEModel", "3 of 3", FILM, **FRAMES)),
+    fixed(entry(PLAIN, "VivitModel", "3 of 3", FILM, **FRAMES, tubelet_size=[2, 8, 8])),
     image("DINOv3ViTModel", family=POSITIONS),
     image("BeitModel", family=POSITIONS, use_relative_position_bias=True),
     image("Data2VecVisionModel", family=POSITIONS, use_shared_relative_position_bias=True),
     image("YolosForObjectDetection", family=TAPS, **YOLOS),
     image("DPTForDepthEstimation", "4 of 4", TAPS, **DPT),
     Entry(TAPS, "transformers DepthAnythingForDepthEstimation", depth_anything, "4 of 4"),
-    entry(
-        TAPS,
-        "ViTMAEForPreTraining",
-        "5 of 5",
-        noise(pixel_values=(3, 48, 48), noise=(36,)),
-        "ViTMAEConfig",
-        **MASKED,
+    fixed(
+        entry(
+            TAPS,
+            "ViTMAEForPreTraining",
+            "5 of 5",
+            noise(pixel_values=(3, 48, 48), noise=(36,)),
+            "ViTMAEConfig",
+            **MASKED,
+        )
     ),
     Entry(TAPS, "transformers DetrForObjectDetection", detr, f"3 of 6: cross-attention; {SAME}"),
     entry(
@@ -234,22 +247,26 @@ ENTRIES = [
         FILM,
         **FRAMES,
     ),
-    regrouped(
-        "PvtModel",
-        "2 of 3: cross-attention",
-        **TWO_STAGES,
-        image_size=64,
-        sequence_reduction_ratios=(2, 1),
+    fixed(
+        regrouped(
+            "PvtModel",
+            "2 of 3: cross-attention",
+            **TWO_STAGES,
+            image_size=64,
+            sequence_reduction_ratios=(2, 1),
+        )
     ),
     regrouped(
         "SegformerModel", "0 of 3: cross-attention; not profitable", **TWO_STAGES, sr_ratios=(2, 1)
     ),
     regrouped("SwinModel", f"0 of 4: structured attention mask; {WINDOWS}", **SWIN),
     regrouped("Swinv2Model", f"0 of 4: {WINDOWS}", **SWIN),
-    regrouped("HieraModel", f"2 of 6: cross-attention; {WINDOWS}", 128, **HIERA),
-    regrouped("SamVisionModel", "0 of 3: structured attention mask", 48, **SAM),
+    regrouped(
+        "HieraModel", f"2 of 6: cross-attention; {WINDOWS}", 128, resize=INTERPOLATED, **HIERA
+    ),
+    fixed(regrouped("SamVisionModel", "0 of 3: structured attention mask", 48, **SAM)),
     regrouped("MobileViTModel", "6 of 9: too few tokens", 128, **MOBILE),
-    regrouped("LevitModel", "4 of 8: cross-attention; too few tokens", 128, **LEVIT),
+    fixed(regrouped("LevitModel", "4 of 8: cross-attention; too few tokens", 128, **LEVIT)),
     entry(SEVERAL, "PerceiverModel", "3 of 4: cross-attention", noise(inputs=(48, 24)), **LATENTS),
     entry(SEVERAL, "Blip2QFormerModel", "3 of 5: cross-attention", QUERIES, **QFORMER),
     Entry(

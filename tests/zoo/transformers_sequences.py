@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tests.support.models import DEPTH, token_ids
-from tests.zoo.entry import Entry
+from tests.zoo.entry import Entry, fixed
 from tests.zoo.transformers_models import SMALL, SPECIAL, WORDS, Inputs, entry, noise
 
 TEXT = "Text encoders (transformers)"
@@ -143,14 +143,18 @@ ENTRIES = [
     two_parts("T5EncoderModel", token_ids, T5, "3 of 3", config="T5Config"),
     two_parts("T5Model", translated, T5),
     two_parts("BartModel", translated, BART),
-    two_parts("WhisperModel", transcribed, WHISPER),
-    two_parts("WhisperForAudioClassification", SPECTRA, WHISPER, "3 of 3", config="WhisperConfig"),
+    fixed(two_parts("WhisperModel", transcribed, WHISPER)),
+    fixed(
+        two_parts(
+            "WhisperForAudioClassification", SPECTRA, WHISPER, "3 of 3", config="WhisperConfig"
+        )
+    ),
     sound("Wav2Vec2Model"),
     sound("Wav2Vec2ForCTC", inputs=heard, config="Wav2Vec2Config"),
     sound("HubertModel"),
     sound("WavLMModel"),
     sound("Wav2Vec2ConformerModel", "0 of 3: not profitable", position_embeddings_type="rotary"),
-    entry(SOUND, "ASTModel", "3 of 3", noise(input_values=(48, 48)), **SPECTROGRAM),
+    fixed(entry(SOUND, "ASTModel", "3 of 3", noise(input_values=(48, 48)), **SPECTROGRAM)),
     text("CLIPTextModel", CAUSED, inputs=whole, family=CAUSAL, **SPECIAL),
     text("LlamaModel", CAUSED, family=CAUSAL, use_cache=False),
     text("GPT2Model", CAUSED, family=CAUSAL, use_cache=False, n_embd=48, n_layer=3, n_head=3),
