@@ -2,6 +2,8 @@
 
 import functools
 import itertools
+import math
+from fractions import Fraction
 
 import pytest
 import torch
@@ -31,11 +33,10 @@ def exported(name: str, dtype: torch.dtype) -> tuple[Case, ExportedProgram]:
     return case, export(case.model, case.args, case.kwargs)
 
 
-def tokens_left(tokens: int, ratio: float, blocks: int) -> int:
-    """T − floor(T − T·ratio), block after block."""
-    for _ in range(blocks):
-        tokens -= tokens * round(100 * (1 - ratio)) // 100
-    return tokens
+def tokens_left(case: Case, ratio: float) -> int:
+    """⌈T·ratioⁿ⌉ of T tokens after n blocks; of padding and others one token is not counted."""
+    kept = Fraction(round(100 * ratio), 100) ** case.merges
+    return case.padded + math.ceil((case.tokens - case.padded) * kept)
 
 
 @pytest.mark.parametrize(("name", "dtype", "ratio"), CHECKS)
@@ -47,7 +48,7 @@ def test_rewritten_is_simulated(name: str, dtype: torch.dtype, ratio: float) -> 
     assert len(done.assignments) == case.merges
     protected = done.assignments[0].shape[1] - case.tokens
     groups = int(done.assignments[-1].max()) + 1
-    assert groups == protected + tokens_left(case.tokens, ratio, case.merges)
+    assert groups == protected + tokens_left(case, ratio)
 
 
 @pytest.mark.parametrize("algorithm", ["pitome-elu", "pitome-text", "tome"])

@@ -26,6 +26,7 @@ class Case:
     Attributes:
         merges: number of blocks that may merge.
         tokens: unprotected tokens at the first block (BERT reads its first one at the end).
+        padded: are some of them padding?
     """
 
     model: nn.Module
@@ -33,6 +34,7 @@ class Case:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     merges: int = DEPTH
     tokens: int = 0
+    padded: bool = False
 
     @property
     def dtype(self) -> torch.dtype:
@@ -117,7 +119,7 @@ def bert(head: str = "BertModel", attention: str = "sdpa", padded: bool = True) 
     inputs = token_ids()
     if not padded:
         del inputs["attention_mask"]
-    return Case(model, kwargs=inputs, tokens=31)
+    return Case(model, kwargs=inputs, tokens=31, padded=padded)
 
 
 def hf_vit() -> Case:
@@ -152,7 +154,8 @@ def encoder(padded: bool = False, batch_first: bool = True, **changes: Any) -> C
     hidden = torch.zeros(2, 40, dtype=torch.bool)
     hidden[1, 25:] = True
     kwargs = {"src_key_padding_mask": hidden} if padded else {}
-    return Case(model, (tokens if batch_first else tokens.transpose(0, 1),), kwargs, tokens=40)
+    args = (tokens if batch_first else tokens.transpose(0, 1),)
+    return Case(model, args, kwargs, tokens=40, padded=padded)
 
 
 TORCH: dict[str, Builder] = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 
 import torch
 from torch import Tensor, nn
@@ -93,9 +94,8 @@ def partition(moves: Moves, tokens: int) -> set[frozenset[int]]:
 class MergingTransformer(nn.Module):
     """``blocks.Transformer`` with PiToMe in its forward, written from the paper.
 
-    Between attention (and the norm behind it) and MLP every block merges k = floor(T·(1 − ratio))
-    of its T tokens; the class token stays. Attention is proportional:
-    softmax(q·kᵀ/√d + log size)·v.
+    Between attention (and the norm behind it) and MLP the i-th block merges down to ⌈T·ratioⁱ⌉ of T
+    tokens; the class token stays. Attention is proportional: softmax(q·kᵀ/√d + log size)·v.
     """
 
     def __init__(self, plain: Transformer, percent_merged: int, margin: float = 0.9) -> None:
@@ -118,7 +118,9 @@ class MergingTransformer(nn.Module):
             x = x + attended
             if block.post_norm:
                 x = block.norm1(x)
-            x, size = self._merge(x, keys, size, self.margin - self.margin * i / depth)
+            kept = Fraction(100 - self.percent_merged, 100) ** (i + 1)
+            left = math.ceil(len(tokens) * kept)
+            x, size = self._merge(x, keys, size, left, self.margin - self.margin * i / depth)
             x = x + block.mlp(x if block.post_norm else block.norm2(x))
             if block.post_norm:
                 x = block.norm2(x)
@@ -134,10 +136,12 @@ class MergingTransformer(nn.Module):
         out = scores.softmax(-1) @ v
         return block.proj(out.transpose(0, 1).flatten(1)), k.mean(0)
 
-    def _merge(self, x: Tensor, keys: Tensor, size: Tensor, margin: float) -> tuple[Tensor, Tensor]:
+    def _merge(
+        self, x: Tensor, keys: Tensor, size: Tensor, left: int, margin: float
+    ) -> tuple[Tensor, Tensor]:
         """Size-weighted means over groups; the class token is a group of its own."""
         tokens = len(x) - 1
-        moves = pitome(keys[1:], tokens * self.percent_merged // 100, margin, 1.0)
+        moves = pitome(keys[1:], tokens - left, margin, 1.0)
         groups = [[0], *([1 + i for i in sorted(g)] for g in partition(moves, tokens))]
         merged = [
             sum(size[i] * x[i] for i in group) / sum(size[i] for i in group) for group in groups
