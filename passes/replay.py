@@ -8,6 +8,7 @@ a rule, or whose rule gives up, is lifted: its operands are unmerged and it runs
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -134,15 +135,8 @@ class Replay:
         """A value of the dense program with its dimensions: the recorded ones, or fresh."""
         if not self.labelling:
             return _with_dims(value, self.labels.dims[node])
-        step = Step(self, node)
-        if isinstance(value, Tensor):
-            return TokenTensor(value, step.fresh_like(value))
-        if isinstance(value, list | tuple):
-            return [
-                TokenTensor(item, step.fresh_like(item, i)) if isinstance(item, Tensor) else item
-                for i, item in enumerate(value)
-            ]
-        return value
+        outputs = itertools.count()
+        return _fresh(Step(self, node), value, outputs)
 
     def _as_is(self, node: Node, args: Any, kwargs: Any) -> Any:
         """Run the op unchanged, on operands none of which is merged."""
@@ -264,6 +258,15 @@ class Step:
     ) -> tuple[list[TokenTensor], tuple[Dim, ...]]:
         """Operands that broadcast, in common token spaces, and the result's dimensions."""
         return align(self, operands, trailing)
+
+
+def _fresh(step: Step, value: Any, outputs: Iterator[int]) -> Any:
+    """A value, however its tensors are nested, with fresh dimensions."""
+    if isinstance(value, Tensor):
+        return TokenTensor(value, step.fresh_like(value, next(outputs)))
+    if isinstance(value, list | tuple):
+        return [_fresh(step, item, outputs) for item in value]
+    return value
 
 
 def _item(args: Any) -> Any:

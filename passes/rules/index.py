@@ -46,7 +46,8 @@ def gather(step: Step, x: TokenTensor, *args: Any, **kwargs: Any) -> TokenTensor
         raise Lift("tokens are picked by value")
     dim %= len(index.dims)
     dims = list(index.dims)
+    broadcasts = step.node.target is aten.take_along_dim.default
     for d, size in enumerate(x.data.shape):
-        if d != dim and same_size(size, index.data.shape[d]):
+        if d != dim and (broadcasts or same_size(size, index.data.shape[d])):
             dims[d] = meet([x.dims[d], index.dims[d]])
     return TokenTensor(step(x, *args, **kwargs), tuple(dims))

@@ -71,7 +71,7 @@ def pointwise(step: Step, *args: Any, **kwargs: Any) -> TokenTensor:
 def prelu(step: Step, x: TokenTensor, weight: TokenTensor) -> TokenTensor:
     """One slope for all, or one for each channel (dimension 1)."""
     keep_dense(weight)
-    if is_merged(x.dims[1]) and not is_single(weight.dims[0] if weight.dims else ()):
+    if any(map(is_merged, x.dims[1:2])) and not is_single(weight.dims[0] if weight.dims else ()):
         raise Lift("a slope of its own for each token")
     return TokenTensor(step(x, weight), x.dims)
 

@@ -134,7 +134,8 @@ class Groups:
         kept, moved, target = (torch.stack(part) for part in zip(*rows, strict=True))
         self.step = (kept, moved, target)
         assign = torch.ops.pitome.assignment(kept, moved, target)
-        self.dense = self._picked(x, kept.gather(1, assign))
+        # In the layout of x, by which some ops draw.
+        self.dense = torch.empty_like(x).copy_(self._picked(x, kept.gather(1, assign)))
         self.merged = self._picked(x, kept)
 
     def _picked(self, x: Tensor, index: Tensor) -> Tensor:
