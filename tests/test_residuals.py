@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pitome_fx.groups import sizes
+from pitome_fx.passes.rule import rule_for
 from tests.properties import laws
 from tests.properties.residuals import IN_PLACE, SPELLINGS, Residual
-from tests.properties.trial import Flat, Trial, rewritten, tried
+from tests.properties.trial import LIMIT, Flat, Trial, rewritten, tried, worst_error
 from tests.support.models import randomised
 
 BATCH, TOKENS, WIDTH, HEADS = 2, 16, 24, 3
-
-Wrapped = Callable[["Layer", Tensor], Tensor]
 
 
 class Layer(nn.Module):
@@ -42,7 +42,7 @@ class Layer(nn.Module):
 
 
 class Model(nn.Module):
-    """Two layers on tokens (B, N, C), or (N, B, C) where they are turned for attention alone."""
+    """Two layers on tokens (B, N, C)."""
 
     def __init__(self, residual: Residual, layer: type[Layer] = Layer) -> None:
         super().__init__()
@@ -68,14 +68,84 @@ def tried_on(model: Flat) -> Trial:
     return tried(rewritten(model, {"ratio": 0.75, "pays": True}), model)
 
 
+aten = torch.ops.aten
 ALL = {**SPELLINGS, **IN_PLACE}
 ONCE = {"all-flattened": "merged tokens that are fused with channels meet no other channels"}
 """Where merging once is all that the law allows."""
+COPYING = pytest.mark.xfail(
+    rule_for(aten.copy.default) is None, reason="copy has no rule", strict=True
+)
+NAMES = [
+    pytest.param(name, marks=[COPYING] if name in ("copy_", "out-of-empty") else []) for name in ALL
+]
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_stream_is_followed_however_it_is_joined(name: str) -> None:
     trial = tried_on(flat(ALL[name]))
     assert trial.merges == 2 - (name in ONCE), [block.reason for block in trial.report.blocks]
     laws.captured(trial)
     laws.simulated(trial)
+
+
+@pytest.mark.parametrize("name", ["add", "lerp-gate", "cat-linear", "streams", "channels-split"])
+def test_equal_tokens_may_merge_and_change_nothing(name: str) -> None:
+    model = flat(SPELLINGS[name])
+    twice = Flat(model.module, (model.inputs[0][:, : TOKENS // 2].repeat(1, 2, 1),))
+    trial = tried(rewritten(twice, {"ratio": 0.5, "blocks": [0], "pays": True}), twice)
+    assert [sizes(groups).unique().tolist() for groups in trial.assignments] == [[2]]
+    assert worst_error(trial.output, trial.dense) < LIMIT
+
+
+def turned(residual: Residual) -> Residual:
+    """The stream is (N, B, C), which only attention sees as (B, N, C)."""
+    return lambda x, a: residual(x.transpose(0, 1), a.transpose(0, 1)).transpose(0, 1)
+
+
+@pytest.mark.parametrize("name", ["add-turned", "lerp", "stack-sum", "flatten-and-back"])
+def test_the_layout_of_the_stream_does_not_matter(name: str) -> None:
+    trial = tried_on(flat(turned(SPELLINGS[name])))
+    assert trial.merges == 2, [block.reason for block in trial.report.blocks]
+    laws.simulated(trial)
+
+
+WITHIN: dict[str, Callable[[Layer, Tensor, Tensor], Tensor]] = {
+    "gated": lambda layer, a, h: a * layer.gate(h).sigmoid(),
+    "gated by its input": lambda layer, a, h: a * h,
+    "shifted": lambda layer, a, h: a * layer.gate(h).sigmoid() + layer.gate(h),
+    "gated and normed": lambda layer, a, h: F.normalize(a * layer.gate(h), dim=-1),
+}
+"""What attention gives before its projection, and what it came from: no residual connection."""
+
+
+@pytest.mark.parametrize("name", WITHIN)
+def test_a_gate_inside_the_attention_is_not_the_residual(name: str) -> None:
+    class Within(Layer):
+        def attend(self, x: Tensor) -> Tensor:
+            return WITHIN[name](self, super().attend(x), x)
+
+    trial = tried_on(flat(SPELLINGS["add"], Within))
+    assert trial.merges == 2
+    for block in trial.outcome.detection.blocks:
+        _, a = block.point.all_input_nodes
+        assert block.point.target == aten.add.Tensor and a.target == aten.linear.default
+    laws.simulated(trial)
+
+
+REFUSED: dict[str, Residual] = {
+    "nothing": lambda x, a: a,
+    "a gate alone": lambda x, a: a * F.linear(x, torch.ones(WIDTH, WIDTH).to(x)).sigmoid(),
+    "other tokens": lambda x, a: a + x.flip(1),
+    "earlier tokens": lambda x, a: a + x.cumsum(1),
+    "their mean": lambda x, a: a + x.mean(1, keepdim=True),
+    "one of them": lambda x, a: a + x[:, :1],
+    "mixed by weights": lambda x, a: a + torch.ones(TOKENS, TOKENS).to(x) @ x,
+    "mixed by attention": lambda x, a: a + F.scaled_dot_product_attention(x, x * 0.5, x - 1),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_without_a_path_from_token_to_token_there_is_no_residual(name: str) -> None:
+    trial = tried_on(flat(REFUSED[name]))
+    for block in trial.report.blocks[:1]:
+        assert str(block.reason).startswith("no residual connection carries these tokens past")

@@ -27,6 +27,7 @@ def law_of(case: str) -> str:
 
 OPS, ORACLE, MASKS = "tests/test_ops.py", "tests/test_oracle_models.py", "tests/test_masks.py"
 PADDING, BIASES = "tests/test_padding.py", "tests/test_biases.py"
+RESIDUALS = "tests/test_residuals.py"
 BY_PAPER = "tests/test_oracle_models.py::test_however_it_is_spelled"
 
 MUTANTS = [
@@ -265,7 +266,7 @@ MUTANTS = [
     Mutant(
         "writes into token tensors are ignored",
         "passes/detect.py",
-        "    _refuse_writes(program, point, tokens, labels, order)\n",
+        "    _refuse_writes(known.program, point, tokens, labels, known.order)\n",
         "",
         "tests/test_backend.py",
     ),
@@ -321,8 +322,8 @@ MUTANTS = [
     Mutant(
         "a merge before the post-norm",
         "passes/stream.py",
-        "return _fan_out(node, tokens, labels)",
-        "return node",
+        "_fan_out(best.node, tokens, paths)",
+        "best.node",
         BY_PAPER,
     ),
     Mutant(
@@ -436,5 +437,49 @@ MUTANTS = [
         "if path.suffix != wanted.suffix and not wanted.any_name:",
         "if False:",
         "tests/cli/test_bad_input.py",
+    ),
+    Mutant(
+        "a gate is a residual connection",
+        "passes/stream.py",
+        "if node.target in SCALING or node.target in COSTLY:",
+        "if False:",
+        f"{RESIDUALS}::test_a_gate_inside_the_attention_is_not_the_residual",
+    ),
+    Mutant(
+        "the first join is the residual",
+        "passes/stream.py",
+        "if best is None or join.kind < best.kind:",
+        "if best is None:",
+        f"{RESIDUALS}::test_a_gate_inside_the_attention_is_not_the_residual",
+    ),
+    Mutant(
+        "weights carry the tokens that they mix",
+        "passes/paths.py",
+        "self.operands(node) if node.target in COSTLY else []",
+        "[]",
+        f"{RESIDUALS}::test_without_a_path_from_token_to_token_there_is_no_residual",
+    ),
+    Mutant(
+        "heads may be a batch",
+        "passes/detect.py",
+        "if len(unshared) > 1 and not left <= _channels(known, left):",
+        "if len(unshared) > 1:",
+        f"{RESIDUALS}::test_a_stream_is_followed_however_it_is_joined[streams]",
+    ),
+    Mutant(
+        "a graph that goes on is taken for a new one",
+        "passes/breaks.py",
+        'if resumed else ""',
+        'if False else ""',
+        "tests/test_graph_breaks.py",
+    ),
+    Mutant(
+        "all cross-attention was cut off",
+        "passes/severed.py",
+        """        if not any(self._is_given(node, tokens) for node, tokens in sides):
+            return ""
+""",
+        "",
+        "tests/test_graph_breaks.py::test_cross_attention_keeps_its_reason",
     ),
 ]
