@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from pitome_fx.errors import CaptureError
 from pitome_fx.passes.axes import same_size
-from pitome_fx.passes.sites import module_path
+from pitome_fx.passes.failures import module_path
 
 NOTE = "pitome_fx.call"
 """Where a node keeps how the model called it; tracers hand on what is under ``meta["custom"]``."""
