@@ -18,7 +18,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 
 from pitome_fx.errors import CaptureError
 from pitome_fx.passes.breaks import UNBROKEN, Breaks, breaks_of
-from pitome_fx.passes.failures import failing_in
+from pitome_fx.passes.failures import EXPECTED, failing_in
 from pitome_fx.passes.functional import functionalise_temporaries
 from pitome_fx.passes.fused_layer import encoder_layer
 from pitome_fx.passes.subclasses import (
@@ -238,6 +238,8 @@ class _Flatten(torch.fx.Interpreter):
         before = len(tracer.graph.nodes)
         try:
             value = super().run_node(n)
+        except EXPECTED:
+            raise
         except Exception as error:
             raise cannot_be_traced(n, error) from error
         note_call(n, operands, list(tracer.graph.nodes)[before:])

@@ -35,8 +35,8 @@ def is_wrapper(value: Any) -> bool:
 
 
 def wrappers(node: Node) -> list[Any]:
-    """The subclass tensors that a node of the model's own graph takes."""
-    return [x for source in node.all_input_nodes for x in _wrappers_in(_recorded(source))]
+    """The subclass tensors that a node of the model's own graph takes or makes."""
+    return [x for n in (*node.all_input_nodes, node) for x in _wrappers_in(_recorded(n))]
 
 
 def _recorded(node: Node) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -156,6 +156,29 @@ class TestRefused:
         case = small()
         reason = self.reason(case.model, Spreading.of(case.args[0]))
         assert "are a Spreading" in reason
+
+    @pytest.fixture
+    def mesh(self) -> Iterator[Any]:
+        distributed = pytest.importorskip("torch.distributed")
+        if not distributed.is_available():
+            pytest.skip("torch without distributed")
+        distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+        yield distributed.init_device_mesh("cpu", (1,))
+        distributed.destroy_process_group()
+
+    def test_tensor_parallel_layers(self, mesh: Any) -> None:
+        """They turn tokens into DTensors and back in the graph."""
+        from torch.distributed.tensor.parallel import (
+            ColwiseParallel,
+            RowwiseParallel,
+            parallelize_module,
+        )
+
+        case = small()
+        for block in case.model.blocks:
+            parallelize_module(block, mesh, {"fc1": ColwiseParallel(), "fc2": RowwiseParallel()})
+        reason = self.reason(case.model, case.args[0])
+        assert "DTensor" in reason and "blocks.0" in reason and "report it" not in reason
 
 
 def plain(x: Tensor) -> Tensor:

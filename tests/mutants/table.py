@@ -482,4 +482,32 @@ MUTANTS = [
         "",
         "tests/test_graph_breaks.py::test_cross_attention_keeps_its_reason",
     ),
+    Mutant(
+        "what takes a subclass weight is called as an ATen op",
+        "passes/rewrite.py",
+        "    restore_calls(graph)\n",
+        "",
+        "tests/test_subclasses.py::test_the_graph_calls_what_the_model_calls",
+    ),
+    Mutant(
+        "tokens that are subclass tensors merge",
+        "passes/subclasses.py",
+        'if getattr(node.target, "namespace", "") == "pitome":',
+        "if False:",
+        "tests/test_subclasses.py::TestRefused::test_an_input_that_is_a_subclass_tensor",
+    ),
+    Mutant(
+        "what a failed first run wrote stays written",
+        "backends/fallback.py",
+        "            before.put_back()\n",
+        "",
+        "tests/test_fallback.py::test_what_the_failed_run_wrote_is_put_back",
+    ),
+    Mutant(
+        "nobody is told that checkpoints save nothing",
+        "passes/capture.py",
+        "return bool(checkpoints) and torch.is_grad_enabled()",
+        "return False",
+        "tests/test_training.py::TestCheckpointsThatSaveNothing",
+    ),
 ]
