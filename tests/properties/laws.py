@@ -13,6 +13,7 @@ from pitome_fx.groups import sizes
 from tests.properties.attention import hides_padding
 from tests.properties.build import read_padding
 from tests.properties.description import Options, Program
+from tests.properties.lending import ALONG_ANY
 from tests.properties.mixing import ACROSS_BATCH
 from tests.properties.trial import LIMIT, Flat, Trial, rewritten, run, tried, worst_error
 from tests.support.oracle import tensors
@@ -198,5 +199,6 @@ def is_undefined(trial: Trial) -> bool:
 def mixes_batch(program: Program) -> bool:
     """Does an output of some item depend on another item?"""
     taps = [getattr(step, "readout", "") for step in program.steps]
-    summed = {"mean-loss", "everything"} & {program.readout, *taps}
-    return bool(summed) or bool(ACROSS_BATCH.keys() & set(program.mixers()))
+    summed = {"mean-loss", "ignored-loss", "everything"} & {program.readout, *taps}
+    lent = any(lend.use in ALONG_ANY for lend in program.lends())
+    return bool(summed) or lent or bool(ACROSS_BATCH.keys() & set(program.mixers()))

@@ -126,11 +126,17 @@ def run(program: d.Program, options: d.Options) -> Trial:
     return tried(rewritten(flat, options), flat)
 
 
-def rewritten(flat: Flat, options: d.Options) -> Outcome:
+def captured(flat: Flat) -> Program:
+    """A module as a program for the pass."""
+    with torch.no_grad(), spelled_out_layers():
+        return flat.captured()
+
+
+def rewritten(flat: Flat, options: d.Options, program: Program | None = None) -> Outcome:
     """What the pass makes of a module on inputs of these shapes."""
-    options = dict(options)
-    with torch.no_grad(), spelled_out_layers(), every_merge_pays(options.pop("pays", False)):
-        return pipeline.run(flat.captured(), Options.parse(options))
+    options, program = dict(options), program or captured(flat)
+    with torch.no_grad(), every_merge_pays(options.pop("pays", False)):
+        return pipeline.run(program, Options.parse(options))
 
 
 @torch.no_grad()
