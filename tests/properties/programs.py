@@ -201,18 +201,34 @@ def programs(draw: st.DrawFn) -> Program:
 @st.composite
 def options(draw: st.DrawFn) -> Options:
     """Options that ask for some merging."""
-    drawn: Options = {"min_tokens": 2}
-    if draw(mostly(True, [False], 3)):
-        drawn["ratio"] = draw(st.sampled_from([0.5, 0.6, 0.75, 0.9, 0.95]))
-    else:
-        drawn["r"] = draw(st.integers(1, 8))
+    drawn: Options = {"min_tokens": draw(mostly(2, [3, 8, 20], 3))}
+    amount = draw(mostly("ratio", ["r", "r", "flops", "schedule"], 3))
+    drawn[amount] = draw(AMOUNTS[amount])
     drawn["algorithm"] = draw(st.sampled_from(["pitome", "pitome-elu", "pitome-text", "tome"]))
-    if draw(rarely):
-        drawn["metric"] = draw(st.sampled_from(["keys", "hidden"]))
-    if draw(rarely):
-        drawn["protect"] = draw(st.integers(0, 3))
-    if draw(rarely):
-        drawn["proportional"] = False
+    for key, values in RARE.items():
+        if draw(rarely):
+            drawn[key] = draw(values)
     if draw(mostly(True, [False], 3)):
         drawn["pays"] = True
     return drawn
+
+
+RATIOS = st.sampled_from([0.5, 0.6, 0.75, 0.9, 0.95])
+AMOUNTS: dict[str, st.SearchStrategy[Any]] = {
+    "ratio": RATIOS,
+    "r": st.integers(1, 8),
+    "flops": RATIOS,
+    "schedule": st.lists(RATIOS | st.just(1.0), min_size=12, max_size=12).map(tuple),
+}
+"""Of a schedule as many values count as there are blocks."""
+
+RARE: dict[str, st.SearchStrategy[Any]] = {
+    "metric": st.sampled_from(["keys", "hidden"]),
+    "protect": st.integers(0, 3),
+    "proportional": st.just(False),
+    "margin": st.sampled_from([0.5, -0.5, 0.0, 0.99]),
+    "alpha": st.sampled_from([0.0, 0.5, 3.0]),
+    "blocks": st.sampled_from([(0,), (1,), (0, 2), (1, 2)]),
+    "form": st.sampled_from(["aten", "portable"]),
+}
+"""Options that a sixth of the calls have."""

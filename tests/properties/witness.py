@@ -1,9 +1,9 @@
 """(o) Merging exact copies changes nothing: a witness that shares no labels with the pass.
 
 Every token of a drawn program, less the steps that would tell equal tokens apart, is there twice or
-more, and the options let just the copies merge; the groups recorded in the run say whether they did.
-Then the outputs must be those of the dense program, whatever reads the tokens. No simulation is
-asked, which knows of the axes by the same labels as the pass.
+more, and the options let just the copies merge; the groups recorded in the run say whether they
+did. Then the outputs must be those of the dense program, whatever reads the tokens. No simulation
+is asked, which knows of the axes by the same labels as the pass.
 """
 
 from __future__ import annotations
@@ -78,6 +78,8 @@ def with_copies(program: Program) -> Program:
         tokens=tokens,
         other=other,
         copies=copies,
+        # Of few words many are the same, and equal tokens of more kinds than one.
+        embed="linear" if program.embed == "ids" else program.embed,
         batch=min(program.batch, 3),
     )
 
@@ -95,6 +97,9 @@ def only_copies(program: Program, options: Options, flat: Flat) -> Outcome:
     for numbers in streams.values():
         start = program.seed % max(len(numbers) - halvings + 1, 1)
         sites += numbers[start : start + halvings]
+    if chosen.get("algorithm") == "pitome-text":
+        # Copies are next to each other in its order, and so in the same half, which never meet.
+        chosen["algorithm"] = "pitome"
     chosen |= {"ratio": 0.5, "blocks": tuple(sites), "min_tokens": 2, "pays": True}
     return rewritten(flat, chosen, source)
 
