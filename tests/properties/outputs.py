@@ -34,7 +34,11 @@ FORMS: dict[str, Callable[[list[Tensor], Tensor], Any]] = {
     "dataclass": lambda outputs, x: Output(outputs[0], tuple(outputs[1:])),
     "twice": lambda outputs, x: [*outputs, outputs[-1]],
     "views": lambda outputs, x: [*outputs, *(y[:1].mT for y in outputs[-1:] if y.dim() > 1)],
-    "parts": lambda outputs, x: (outputs[-1].unsqueeze(0), outputs[-1][..., :2], *outputs[:-1]),
+    "parts": lambda outputs, x: (
+        (outputs[-1].unsqueeze(0), outputs[-1].mT[:2], *outputs[:-1])
+        if outputs[-1].dim() > 1
+        else tuple(outputs)
+    ),
     "input": lambda outputs, x: (*outputs, x),
     "part of input": lambda outputs, x: {"kept": x[:, :1], "rest": outputs},
 }

@@ -64,12 +64,16 @@ class Flat:
         values = [*self.state.values(), *self.inputs]
         nodes = tuple(graph.placeholder(f"input_{i}") for i in range(len(values)))
         graph.output(graph.call_function(program, nodes))
-        mode = FakeTensorMode(allow_non_fake_inputs=True)
         held = [x if isinstance(x, nn.Parameter) else None for x in values]
         count = len(self.state)
         constant = [i < count and held[i] is None for i in range(len(values))]
         source = GraphModule({}, graph)
-        return capture(source, [mode.from_tensor(x) for x in values], held, constant)
+        return capture(source, self.fakes(values), held, constant)
+
+    def fakes(self, values: list[Tensor]) -> list[Tensor]:
+        """What stands for the tensors in the trace."""
+        mode = FakeTensorMode(allow_non_fake_inputs=True)
+        return [mode.from_tensor(x) for x in values]
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from tests.properties import gradients, laws
 from tests.properties.compiled import as_traced
 from tests.properties.description import Options, Program
 from tests.properties.dtypes import narrow
+from tests.properties.lengths import two_lengths
 from tests.properties.trial import Trial, run
 from tests.properties.witness import unchanged
 
@@ -57,13 +58,24 @@ def inductor(program: Program, options: Options) -> Trial:
 
 WAYS: dict[str, Way] = {
     way.__name__: way
-    for way in (traced, examined, trained, one_by_one, unchanged, narrow, dynamo, inductor)
+    for way in (
+        traced,
+        examined,
+        trained,
+        one_by_one,
+        unchanged,
+        narrow,
+        two_lengths,
+        dynamo,
+        inductor,
+    )
 }
 
 ROUNDS = (
     *[("traced", 25)] * 9,
     ("unchanged", 30),
-    ("narrow", 20),
+    ("narrow", 16),
+    ("two_lengths", 16),
     *[("examined", 25)] * 2,
     *[("trained", 20)] * 2,
     ("one_by_one", 21),
