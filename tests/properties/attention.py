@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tests.properties import description as d
+from tests.properties import spellings
 from tests.properties.masks import OF_PADDING, Bias
 
 Padding = tuple[Tensor | None, Tensor | None]
@@ -107,6 +108,11 @@ SPELLINGS: dict[str, Spelling] = {
 }
 
 
+UNUSUAL = {
+    name: f for name, f in (spellings.LINEAR | spellings.SPELLINGS).items() if name not in SPELLINGS
+}
+"""Attention by other functions than a plain softmax; they take a number per head too."""
+
 ONE_BY_ONE = ("matmul", "einsum", "wide", "talking")
 """Spellings that add two biases one after the other; the others add their sum."""
 
@@ -161,6 +167,8 @@ class Attention(nn.Module):
         self.q = nn.Linear(width, width)
         self.kv = nn.Linear(width, 2 * self.groups * program.head_dim)
         self.proj = nn.Linear(width, width)
+        if spec.spelling in UNUSUAL:
+            self.sink = nn.Parameter(torch.empty(self.heads))
         if spec.qk_norm:
             self.q_norm, self.k_norm = (nn.LayerNorm(program.head_dim) for _ in range(2))
 
@@ -189,6 +197,8 @@ class Attention(nn.Module):
             k, v = (SHARED[self.spec.shared](y, times) for y in (k, v))
         if spelling == "sdpa" and causal:
             return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=in_sdpa)
+        if spelling in UNUSUAL:
+            return UNUSUAL[spelling](q, k, v, mask, self.sink)
         if in_sdpa:
             return F.scaled_dot_product_attention(q, k, v, mask, enable_gqa=True)
         return SPELLINGS[spelling](q, k, v, mask)

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from tests.properties.residuals import IN_PLACE
+
 Norm = Literal["layer", "rms", "batch", "l2", "none"]
 Options = dict[str, Any]
 
@@ -33,7 +35,7 @@ class Attention(Short):
     """Queries of a stream attend to keys of the same one or, where there are two, of the other.
 
     Attributes:
-        spelling: a key of ``attention.SPELLINGS``, or ``"mha"`` for nn.MultiheadAttention.
+        spelling: a key of ``attention.SPELLINGS``, ``spellings.SPELLINGS`` or their ``LINEAR``, or ``"mha"`` for nn.MultiheadAttention.
         mask: a key of ``masks.MASKS``.
         rope: rotate queries and keys, ``"halves"`` or ``"complex"``.
         second: one more bias, a key of ``masks.MASKS`` too, added to the first.
@@ -97,7 +99,7 @@ class Residual(Short):
     """x + f(x), with norms before, after, around or nowhere; ``"plain"`` has no residual.
 
     Attributes:
-        spelling: of the sum, a key of ``residuals.SPELLINGS``.
+        spelling: of the sum, a key of ``residuals.SPELLINGS`` or ``residuals.IN_PLACE``.
         scale: multiply f by a learned vector (LayerScale).
         inplace: ``x += f(x)``, which whoever kept x before will see.
     """
@@ -268,7 +270,7 @@ class Program(Short):
         steps = [step.step if isinstance(step, Frames) else step for step in self.steps]
         return any(
             isinstance(step, Write)
-            or (isinstance(step, Residual) and (step.inplace or step.spelling == "in-place"))
+            or (isinstance(step, Residual) and (step.inplace or step.spelling in IN_PLACE))
             for step in steps
         )
 

@@ -9,7 +9,17 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from tests.properties import lending, mixing, outputs, readouts, residuals, routing, several, writes
+from tests.properties import (
+    lending,
+    mixing,
+    outputs,
+    readouts,
+    residuals,
+    routing,
+    several,
+    spellings,
+    writes,
+)
 from tests.properties.attention import SHARED, SPELLINGS
 from tests.properties.build import build
 from tests.properties.description import (
@@ -57,6 +67,13 @@ def masks(padded: bool) -> st.SearchStrategy[str]:
     return mostly("none", [*FREE, *FREE, *CAUSAL], 2)
 
 
+def mask_kinds(spelling: str) -> tuple[str, ...] | None:
+    """What a spelling takes for a mask; None for all kinds."""
+    if spelling in spellings.LINEAR:
+        return ("bool", "none")
+    return ("learned", "causal-tril", "bool") if spelling in spellings.SPELLINGS else None
+
+
 @st.composite
 def attentions(draw: st.DrawFn, padded: bool, two: bool) -> Attention:
     """An attention for a program with or without padding and a second stream."""
@@ -93,7 +110,7 @@ FORMS_OF_F: dict[str, Any] = {
     "lend": lends,
     "route": st.sampled_from(list(routing.KINDS)).map(Route),
 }
-spellings = mostly("add", list(residuals.SPELLINGS), 2)
+sums = mostly("add", [*residuals.SPELLINGS, *residuals.IN_PLACE], 2)
 
 
 @st.composite
@@ -103,7 +120,7 @@ def residuals_around(draw: st.DrawFn, f: Any, stream: int) -> Residual:
     return Residual(
         f,
         order=draw(orders if isinstance(f, Attention | Mlp) else mixed_orders),
-        spelling=draw(spellings),
+        spelling=draw(sums),
         norm=draw(norms),
         scale=draw(rarely),
         inplace=draw(rarely),

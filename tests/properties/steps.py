@@ -15,7 +15,7 @@ from tests.properties.layers import NORMS, Mlp
 from tests.properties.lending import Lend
 from tests.properties.mixing import Mix
 from tests.properties.readouts import Readout
-from tests.properties.residuals import SPELLINGS
+from tests.properties.residuals import IN_PLACE, SPELLINGS
 from tests.properties.routing import Route
 from tests.properties.writes import Write
 
@@ -91,7 +91,7 @@ class Residual(Step):
         if self.spec.inplace:
             x += y
         else:
-            x = SPELLINGS[self.spec.spelling](x, y)
+            x = (SPELLINGS | IN_PLACE)[self.spec.spelling](x, y)
         return self.norm(x) if order == "post" else x
 
 

@@ -75,7 +75,7 @@ ROUNDS = (
     *[("traced", 25)] * 9,
     ("unchanged", 30),
     ("narrow", 16),
-    ("two_lengths", 16),
+    ("two_lengths", 5),
     *[("examined", 25)] * 2,
     *[("trained", 20)] * 2,
     ("one_by_one", 21),
