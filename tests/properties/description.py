@@ -35,7 +35,8 @@ class Attention(Short):
     """Queries of a stream attend to keys of the same one or, where there are two, of the other.
 
     Attributes:
-        spelling: a key of ``attention.SPELLINGS``, ``spellings.SPELLINGS`` or their ``LINEAR``, or ``"mha"`` for nn.MultiheadAttention.
+        spelling: a key of ``attention.SPELLINGS`` or ``attention.UNUSUAL``, or ``"mha"`` for
+            nn.MultiheadAttention.
         mask: a key of ``masks.MASKS``.
         rope: rotate queries and keys, ``"halves"`` or ``"complex"``.
         second: one more bias, a key of ``masks.MASKS`` too, added to the first.
