@@ -27,7 +27,7 @@ from tests.properties.found import BLOCK, FOUND, IN_TRAINING
 from tests.properties.programs import aliens, options, programs
 from tests.properties.statistics import tell
 from tests.properties.trial import of_users, run
-from tests.properties.ways import examined, narrow, trained, unchanged
+from tests.properties.ways import examined, narrow, trained, two_lengths, unchanged
 from tests.support.oracle import assert_equal, tensors
 
 
@@ -157,6 +157,12 @@ def test_a_in_narrow_dtypes_there_is_no_more_than_rounding(
     program: Program, chosen: Options
 ) -> None:
     event(narrow(program, chosen).waived or "held")
+
+
+@share(0.1)
+@given(programs(), options())
+def test_a_at_two_lengths_of_one_trace(program: Program, chosen: Options) -> None:
+    event(two_lengths(program, chosen).waived or "held")
 
 
 def clones(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
