@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tests.properties import description as d
+from tests.properties import spellings
 from tests.properties.masks import OF_PADDING, Bias
 
 Padding = tuple[Tensor | None, Tensor | None]
@@ -18,9 +20,11 @@ Spelling = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 """(q (B, H, N, D), k and v (B, H, M, D), mask) → (B, H, N, D)."""
 
 
-def _masked(scores: Tensor, mask: Tensor | None) -> Tensor:
+def _masked(scores: Tensor, mask: Tensor | tuple[Tensor, ...] | None) -> Tensor:
     if mask is None:
         return scores
+    if isinstance(mask, tuple):
+        return _masked(_masked(scores, mask[0]), mask[1])
     return scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
 
 
@@ -104,6 +108,32 @@ SPELLINGS: dict[str, Spelling] = {
 }
 
 
+UNUSUAL = {
+    name: f for name, f in (spellings.LINEAR | spellings.SPELLINGS).items() if name not in SPELLINGS
+}
+"""Attention by other functions than a plain softmax; they take a number per head too."""
+
+ONE_BY_ONE = ("matmul", "einsum", "wide", "talking")
+"""Spellings that add two biases one after the other; the others add their sum."""
+
+
+def _repeated(x: Tensor, times: int) -> Tensor:
+    return x.repeat_interleave(times, 1)
+
+
+def _expanded(x: Tensor, times: int) -> Tensor:
+    return x.unsqueeze(2).expand(-1, -1, times, -1, -1).flatten(1, 2)
+
+
+SHARED: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "none": lambda x, times: x,
+    "repeat": _repeated,
+    "expand": _expanded,
+    "flag": _repeated,
+}
+"""How keys and values (B, G, M, D) of G groups become those of all heads; ``"flag"``: in SDPA."""
+
+
 def hides_padding(spec: d.Attention) -> bool:
     """Is the attention told which tokens are padding, where the program has any?"""
     if spec.spelling == "mha":
@@ -127,12 +157,18 @@ class Attention(nn.Module):
         kind = spec.mask
         if self.cross and kind.startswith("causal"):
             kind = "none"
-        self.bias = Bias(kind, program.heads, own, keys)
+        self.bias = Bias(kind, program.heads, own, keys, (stream, stream ^ self.cross))
+        self.second = Bias(spec.second, program.heads, own, keys, (stream, stream ^ self.cross))
         if spec.spelling == "mha":
             self.mha = nn.MultiheadAttention(width, self.heads, batch_first=self.dim == 1)
             return
-        self.q, self.kv = nn.Linear(width, width), nn.Linear(width, 2 * width)
+        few = self.heads // 2 if self.heads % 2 == 0 else 1
+        self.groups = self.heads if spec.shared == "none" else few
+        self.q = nn.Linear(width, width)
+        self.kv = nn.Linear(width, 2 * self.groups * program.head_dim)
         self.proj = nn.Linear(width, width)
+        if spec.spelling in UNUSUAL:
+            self.sink = nn.Parameter(torch.empty(self.heads))
         if spec.qk_norm:
             self.q_norm, self.k_norm = (nn.LayerNorm(program.head_dim) for _ in range(2))
 
@@ -142,23 +178,48 @@ class Attention(nn.Module):
         seen, additive = padding if self.sees_padding else (None, None)
         if self.spec.spelling == "mha":
             return self._mha(x, source, seen, taps)
-        q = self._split(self.q(x))
-        k, v = (self._split(y) for y in self.kv(source).chunk(2, -1))
+        q = self._split(self.q(x), self.heads)
+        k, v = (self._split(y, self.groups) for y in self.kv(source).chunk(2, -1))
         if self.spec.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
         if self.spec.rope != "none" and not self.cross:
             q, k = (rotated(y, self.front, self.spec.rope) for y in (q, k))
-        mask = self.bias(q, seen, additive)
-        if self.bias.kind == "causal-flag" and self.spec.spelling == "sdpa":
-            out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        else:
-            out = SPELLINGS[self.spec.spelling](q, k, v, mask)
+        out = self._attend(q, k, v, self._biases(q, k, seen, additive))
         out = out.permute(*((0, 2) if self.dim == 1 else (2, 0)), 1, 3)
         return self.proj(out.flatten(2))
 
-    def _split(self, x: Tensor) -> Tensor:
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Any) -> Tensor:
+        """By the spelling of the description."""
+        spelling, times = self.spec.spelling, self.heads // self.groups
+        causal = self.bias.kind == "causal-flag" and self.second.kind == "none"
+        in_sdpa = self.spec.shared == "flag" and spelling == "sdpa"
+        if not in_sdpa:
+            k, v = (SHARED[self.spec.shared](y, times) for y in (k, v))
+        if spelling == "sdpa" and causal:
+            return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=in_sdpa)
+        if spelling in UNUSUAL:
+            return UNUSUAL[spelling](q, k, v, mask, self.sink)
+        if in_sdpa:
+            return F.scaled_dot_product_attention(q, k, v, mask, enable_gqa=True)
+        return SPELLINGS[spelling](q, k, v, mask)
+
+    def _biases(self, q: Tensor, k: Tensor, seen: Tensor | None, additive: Tensor | None) -> Any:
+        """What is added to the scores: nothing, one bias, their sum, or both in order."""
+        found = self.bias(q, k, seen, additive), self.second(q, k, seen, additive)
+        first, second = found
+        if first is None or second is None:
+            return second if first is None else first
+        if self.spec.spelling in ONE_BY_ONE:
+            return first, second
+        first, second = (
+            torch.where(x, 0.0, -torch.inf).to(q.dtype) if x.dtype == torch.bool else x
+            for x in (first, second)
+        )
+        return first + second
+
+    def _split(self, x: Tensor, heads: int) -> Tensor:
         """(B, N, C) or (N, B, C) → (B, H, N, D)."""
-        x = x.unflatten(-1, (self.heads, -1))
+        x = x.unflatten(-1, (heads, -1))
         return x.permute(*((0, 2, 1, 3) if self.dim == 1 else (1, 2, 0, 3)))
 
     def _mha(self, x: Tensor, source: Tensor, seen: Tensor | None, taps: list[Tensor]) -> Tensor:
@@ -183,14 +244,16 @@ def rotated(x: Tensor, front: int, kind: str) -> Tensor:
     """x (B, H, N, D) rotated by position, but for its first ``front`` tokens."""
     special, rest = x[:, :, :front], x[:, :, front:]
     half = x.shape[-1] // 2
-    place = torch.arange(rest.shape[2], dtype=x.dtype, device=x.device)
-    angle = place[:, None] * 100.0 ** -(torch.arange(half, dtype=x.dtype) / half)
+    wide = torch.promote_types(x.dtype, torch.float32)
+    place = torch.arange(rest.shape[2], dtype=wide, device=x.device)
+    angle = place[:, None] * 100.0 ** -(torch.arange(half, dtype=wide) / half)
     if kind == "complex":
         turn = torch.polar(torch.ones_like(angle), angle)
-        pairs = torch.view_as_complex(rest.unflatten(-1, (half, 2)).contiguous())
-        turned = torch.view_as_real(pairs * turn).flatten(-2)
+        pairs = torch.view_as_complex(rest.to(wide).unflatten(-1, (half, 2)).contiguous())
+        turned = torch.view_as_real(pairs * turn).flatten(-2).to(x.dtype)
     else:
-        cos, sin = torch.cat([angle.cos()] * 2, -1), torch.cat([angle.sin()] * 2, -1)
+        angle = torch.cat([angle] * 2, -1)
+        cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
         a, b = rest.chunk(2, -1)
         turned = rest * cos + torch.cat([-b, a], -1) * sin
     return torch.cat([special, turned], 2) if front else turned

@@ -13,7 +13,7 @@ from pitome_fx import PitomeWarning
 from tests.properties.build import build
 from tests.properties.description import Options, Program
 from tests.properties.laws import has_ties
-from tests.properties.trial import LIMIT, Trial, every_merge_pays, run, worst_error
+from tests.properties.trial import LIMIT, Trial, every_merge_pays, of_users, run, worst_error
 from tests.support.oracle import tensors
 
 
@@ -27,11 +27,13 @@ def as_traced(program: Program, options: Options, lowering: str) -> Trial:
         AssertionError: a law is broken.
         PitomeWarning: the pass or the lowering failed, so that the model would run dense.
     """
+    pays = options.get("pays", False)
+    options = {**of_users(options), "pays": pays}
     trial = run(program, options)
     torch._dynamo.reset()
     module, inputs = build(program)
     options = {**options, "lowering": lowering}
-    pays = options.pop("pays", False)
+    del options["pays"]
     compiled = torch.compile(module, backend="pitome", options=options)
     with torch.no_grad(), every_merge_pays(pays), warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from tests.properties.residuals import IN_PLACE
+
 Norm = Literal["layer", "rms", "batch", "l2", "none"]
 Options = dict[str, Any]
 
@@ -33,9 +35,12 @@ class Attention(Short):
     """Queries of a stream attend to keys of the same one or, where there are two, of the other.
 
     Attributes:
-        spelling: a key of ``attention.SPELLINGS``, or ``"mha"`` for nn.MultiheadAttention.
+        spelling: a key of ``attention.SPELLINGS`` or ``attention.UNUSUAL``, or ``"mha"`` for
+            nn.MultiheadAttention.
         mask: a key of ``masks.MASKS``.
         rope: rotate queries and keys, ``"halves"`` or ``"complex"``.
+        second: one more bias, a key of ``masks.MASKS`` too, added to the first.
+        shared: how heads share keys and values, a key of ``attention.SHARED``.
         weights: return the attention weights as one more output (``mha`` only).
     """
 
@@ -43,6 +48,8 @@ class Attention(Short):
     mask: str = "none"
     qk_norm: bool = False
     rope: str = "none"
+    second: str = "none"
+    shared: str = "none"
     cross: bool = False
     weights: bool = False
 
@@ -62,16 +69,45 @@ class Mix(Short):
 
 
 @dataclass(frozen=True, repr=False)
+class Lend(Short):
+    """A parameter takes the stream's dtype, device or shape, or lends it its own.
+
+    Attributes:
+        op: a key of ``lending.OPS``.
+        shape: which of the stream's dimensions the parameter has, one of ``lending.SHAPES``.
+        use: what becomes of the result, a key of ``lending.USES``.
+        dim: along which of its dimensions, where the use has one.
+    """
+
+    op: str
+    shape: str = "1TC"
+    use: str = "add"
+    dim: int = 1
+
+
+@dataclass(frozen=True, repr=False)
+class Route(Short):
+    """Some tokens take another way than others; ``kind`` is a key of ``routing.KINDS``."""
+
+    kind: str
+
+
+F = Attention | Mlp | Mix | Lend | Route
+
+
+@dataclass(frozen=True, repr=False)
 class Residual(Short):
     """x + f(x), with norms before, after, around or nowhere; ``"plain"`` has no residual.
 
     Attributes:
+        spelling: of the sum, a key of ``residuals.SPELLINGS`` or ``residuals.IN_PLACE``.
         scale: multiply f by a learned vector (LayerScale).
         inplace: ``x += f(x)``, which whoever kept x before will see.
     """
 
-    f: Attention | Mlp | Mix
+    f: F
     order: Literal["pre", "post", "sandwich", "plain"] = "pre"
+    spelling: str = "add"
     norm: Norm = "layer"
     scale: bool = False
     inplace: bool = False
@@ -133,7 +169,19 @@ class Tap(Short):
     stream: int = 0
 
 
-Step = Residual | Parallel | Write | Save | Swap | Join | Again | Tap
+@dataclass(frozen=True, repr=False)
+class Frames(Short):
+    """Run a step with the frames of a video, or the views of a scene, folded the other way.
+
+    Where the program has frames in its batch, (B·S, N, C), the step sees (B, S·N, C); where it has
+    none, the tokens are cut into ``count`` frames, or as many as divide them: (B·S, N/S, C).
+    """
+
+    step: Residual | Parallel
+    count: int = 2
+
+
+Step = Residual | Parallel | Write | Save | Swap | Join | Again | Tap | Frames
 
 
 @dataclass(frozen=True, repr=False)
@@ -143,13 +191,16 @@ class Program(Short):
     Attributes:
         layout: tokens are (B, N, C) or (N, B, C) throughout.
         other: tokens of a second stream, which is one more input; 0 for none.
+        frames: S of an input (B, S, N, C) that is folded into the batch; 0 for (B, N, C).
+        copies: every token of the input is there that many times, to the last bit.
         embed: what makes tokens of the input.
         prefix, suffix: learned tokens put before and behind the others.
         positions: learned positions, added before or after those.
         hidden: padded tokens at the end of each item; () for no padding mask among the inputs.
         padding: what that mask is: (B, T) of what is seen, or (B, 1, 1, T) to be added to scores.
         readout: of every stream at the end, a key of ``readouts.KINDS``.
-        form: how the outputs are returned.
+        form: how the outputs are returned, a key of ``outputs.FORMS``.
+        dtype: of weights, inputs and constants; ``"autocast"`` is float32 under bfloat16 autocast.
         seed: of all weights and inputs.
     """
 
@@ -160,6 +211,8 @@ class Program(Short):
     head_dim: int = 4
     layout: Literal["BNC", "NBC"] = "BNC"
     other: int = 0
+    frames: int = 0
+    copies: int = 1
     embed: Literal["linear", "identity", "conv", "ids"] = "linear"
     prefix: int = 0
     suffix: int = 0
@@ -167,7 +220,8 @@ class Program(Short):
     hidden: tuple[int, ...] = ()
     padding: Literal["bool", "int", "float", "additive"] = "bool"
     readout: str = "tokens"
-    form: Literal["single", "tuple", "dict", "nested"] = "single"
+    form: str = "single"
+    dtype: Literal["float64", "float32", "bfloat16", "autocast"] = "float64"
     seed: int = 0
 
     @property
@@ -193,23 +247,34 @@ class Program(Short):
         """The number of a stream that exists."""
         return stream if self.other else 0
 
+    def inner(self) -> list[F]:
+        """What all steps do."""
+        found: list[F] = []
+        for step in self.steps:
+            step = step.step if isinstance(step, Frames) else step
+            if isinstance(step, Residual):
+                found.append(step.f)
+            elif isinstance(step, Parallel):
+                found += [step.attention, step.mlp]
+        return found
+
     def mixers(self) -> list[str]:
-        """Kinds of all ``Mix`` steps."""
-        steps = [s.f for s in self.steps if isinstance(s, Residual)]
-        return [f.kind for f in steps if isinstance(f, Mix)]
+        """Kinds of all ``Mix`` and ``Route`` steps."""
+        return [f.kind for f in self.inner() if isinstance(f, Mix | Route)]
+
+    def lends(self) -> list[Lend]:
+        """All steps that lend something."""
+        return [f for f in self.inner() if isinstance(f, Lend)]
 
     def writes(self) -> bool:
         """Is anything written in place?"""
+        steps = [step.step if isinstance(step, Frames) else step for step in self.steps]
         return any(
-            isinstance(step, Write) or (isinstance(step, Residual) and step.inplace)
-            for step in self.steps
+            isinstance(step, Write)
+            or (isinstance(step, Residual) and (step.inplace or step.spelling in IN_PLACE))
+            for step in steps
         )
 
     def attentions(self) -> list[Attention]:
         """All attention steps."""
-        found: list[Attention] = []
-        for step in self.steps:
-            part = step.f if isinstance(step, Residual) else getattr(step, "attention", None)
-            if isinstance(part, Attention):
-                found.append(part)
-        return found
+        return [f for f in self.inner() if isinstance(f, Attention)]

@@ -10,11 +10,22 @@ from torch.fx import GraphModule, Node
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
 from pitome_fx.groups import sizes
+from pitome_fx.passes.dissolve import dissolve
 from tests.properties.attention import hides_padding
 from tests.properties.build import read_padding
 from tests.properties.description import Options, Program
+from tests.properties.lending import ALONG_ANY
 from tests.properties.mixing import ACROSS_BATCH
-from tests.properties.trial import LIMIT, Flat, Trial, rewritten, run, tried, worst_error
+from tests.properties.trial import (
+    LIMIT,
+    Flat,
+    Trial,
+    rewritten,
+    run,
+    tried,
+    with_writes,
+    worst_error,
+)
 from tests.support.oracle import tensors
 
 
@@ -30,6 +41,18 @@ def simulated(trial: Trial) -> None:
     assert form == dense, f"shapes or dtypes changed: {form} instead of {dense}"
     error = worst_error(trial.output, trial.simulated)
     assert error <= LIMIT, f"rewritten is not simulated: {error:.1e} > {LIMIT:.0e}"
+
+
+def dissolved(trial: Trial) -> None:
+    """(a) in the form that was asked for, without pitome ops, it computes the same."""
+    outcome = trial.outcome
+    form = outcome.options.form
+    if outcome.rewritten is None or form in (None, "pitome") or has_ties(trial):
+        return
+    graph = dissolve(outcome.rewritten.graph, outcome.program.inputs, form)
+    assert not any("pitome" in str(node.target) for node in graph.graph.nodes)
+    error = worst_error(with_writes(graph, trial.flat), trial.output)
+    assert error <= LIMIT, f"in the form {form} it computes something else: {error:.1e}"
 
 
 def partitioned(trial: Trial) -> None:
@@ -198,5 +221,6 @@ def is_undefined(trial: Trial) -> bool:
 def mixes_batch(program: Program) -> bool:
     """Does an output of some item depend on another item?"""
     taps = [getattr(step, "readout", "") for step in program.steps]
-    summed = {"mean-loss", "everything"} & {program.readout, *taps}
-    return bool(summed) or bool(ACROSS_BATCH.keys() & set(program.mixers()))
+    summed = {"mean-loss", "ignored-loss", "everything"} & {program.readout, *taps}
+    lent = any(lend.use in ALONG_ANY for lend in program.lends())
+    return bool(summed) or lent or bool(ACROSS_BATCH.keys() & set(program.mixers()))

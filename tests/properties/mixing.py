@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tests.properties import several
+
 
 class Mix(nn.Module):
     """One op on the token axis, shape in = shape out.
@@ -218,4 +220,4 @@ ACROSS_BATCH: dict[str, Callable[[Mix, Tensor], Tensor]] = {
 }
 """Ops by which the items of a batch meet."""
 
-KINDS = KNOWN | ALIEN | ACROSS_BATCH
+KINDS = KNOWN | ALIEN | ACROSS_BATCH | several.KINDS

@@ -9,19 +9,32 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from tests.properties import mixing, readouts, writes
-from tests.properties.attention import SPELLINGS
+from tests.properties import (
+    lending,
+    mixing,
+    outputs,
+    readouts,
+    residuals,
+    routing,
+    several,
+    spellings,
+    writes,
+)
+from tests.properties.attention import SHARED, SPELLINGS
 from tests.properties.build import build
 from tests.properties.description import (
     Again,
     Attention,
+    Frames,
     Join,
+    Lend,
     Mix,
     Mlp,
     Options,
     Parallel,
     Program,
     Residual,
+    Route,
     Save,
     Step,
     Swap,
@@ -54,6 +67,13 @@ def masks(padded: bool) -> st.SearchStrategy[str]:
     return mostly("none", [*FREE, *FREE, *CAUSAL], 2)
 
 
+def mask_kinds(spelling: str) -> tuple[str, ...] | None:
+    """What a spelling takes for a mask; None for all kinds."""
+    if spelling in spellings.LINEAR:
+        return ("bool", "none")
+    return ("learned", "causal-tril", "bool") if spelling in spellings.SPELLINGS else None
+
+
 @st.composite
 def attentions(draw: st.DrawFn, padded: bool, two: bool) -> Attention:
     """An attention for a program with or without padding and a second stream."""
@@ -62,6 +82,8 @@ def attentions(draw: st.DrawFn, padded: bool, two: bool) -> Attention:
         spelling=spelling,
         mask=draw(masks(padded)),
         qk_norm=draw(rarely),
+        second=draw(mostly("none", ["none", *FREE], 3)),
+        shared=draw(mostly("none", [*SHARED], 2)),
         rope=draw(mostly("none", ["halves", "complex"], 2)),
         cross=two and draw(st.booleans()),
         weights=spelling == "mha" and draw(rarely),
@@ -69,19 +91,36 @@ def attentions(draw: st.DrawFn, padded: bool, two: bool) -> Attention:
 
 
 orders = mostly("pre", ["post", "sandwich"], 1)
+mixed_orders = mostly("pre", ["plain", "post"], 1)
 norms = mostly("layer", list(NORMS), 1)
 mlps = st.sampled_from(list(MLPS)).map(Mlp)
 aliens = st.sampled_from(list(mixing.ALIEN)).map(Mix)
 mixes = st.sampled_from([*mixing.KNOWN, *mixing.ACROSS_BATCH]).map(Mix)
+lends = st.builds(
+    Lend,
+    st.sampled_from(list(lending.OPS)),
+    st.sampled_from(lending.SHAPES),
+    st.sampled_from(list(lending.USES)),
+    st.integers(0, 2),
+)
+FORMS_OF_F: dict[str, Any] = {
+    "alien": aliens,
+    "mix": mixes,
+    "several": st.sampled_from(list(several.KINDS)).map(Mix),
+    "lend": lends,
+    "route": st.sampled_from(list(routing.KINDS)).map(Route),
+}
+sums = mostly("add", [*residuals.SPELLINGS, *residuals.IN_PLACE], 2)
 
 
 @st.composite
-def residuals(draw: st.DrawFn, f: Any, stream: int) -> Residual:
+def residuals_around(draw: st.DrawFn, f: Any, stream: int) -> Residual:
     """A step around f; what mixes tokens mostly has no residual or a plain one."""
     f = draw(f)
     return Residual(
         f,
-        order=draw(mostly("pre", ["plain", "post"], 1) if isinstance(f, Mix) else orders),
+        order=draw(orders if isinstance(f, Attention | Mlp) else mixed_orders),
+        spelling=draw(sums),
         norm=draw(norms),
         scale=draw(rarely),
         inplace=draw(rarely),
@@ -90,16 +129,17 @@ def residuals(draw: st.DrawFn, f: Any, stream: int) -> Residual:
 
 
 @st.composite
-def blocks(draw: st.DrawFn, padded: bool, two: bool) -> list[Step]:
-    """Attention and MLP, in order or parallel, perhaps across two streams."""
+def blocks(draw: st.DrawFn, padded: bool, two: bool, folds: bool) -> list[Step]:
+    """Attention and MLP, in order or parallel, perhaps across two streams or other frames."""
     stream = draw(st.integers(0, 1)) if two else 0
     attention = draw(attentions(padded and stream == 0, two))
     mlp = draw(mlps)
     if draw(rarely):
-        return [Parallel(attention, mlp, draw(norms), stream)]
-    around = draw(residuals(st.just(attention), stream))
-    after = draw(residuals(st.just(mlp), stream))
-    return [around, after]
+        steps = [Parallel(attention, mlp, draw(norms), stream)]
+    else:
+        steps = [draw(residuals_around(st.just(f), stream)) for f in (attention, mlp)]
+    count = draw(st.integers(1, 3)) if folds and draw(st.booleans()) else 0
+    return [Frames(step, count) for step in steps] if count else steps
 
 
 @st.composite
@@ -107,10 +147,10 @@ def extras(draw: st.DrawFn, two: bool, steps: int) -> Step:
     """Something between two blocks."""
     stream = draw(st.integers(0, 1)) if two else 0
     kind = draw(
-        st.sampled_from(["alien", "alien", "alien", "mix", "write", "save", "join", "swap", "tap"])
+        st.sampled_from([*["alien"] * 5, *FORMS_OF_F, "write", "save", "join", "swap", "tap"])
     )
-    if kind in ("alien", "mix"):
-        return draw(residuals(aliens if kind == "alien" else mixes, stream))
+    if kind in FORMS_OF_F:
+        return draw(residuals_around(FORMS_OF_F[kind], stream))
     if kind == "write":
         return Write(draw(st.sampled_from(list(writes.KINDS))), stream)
     if kind == "save":
@@ -127,7 +167,8 @@ def programs(draw: st.DrawFn) -> Program:
     """A program of one to three blocks with anything between them."""
     batch = draw(st.integers(1, 4))
     two = draw(rarely)
-    padded = draw(mostly(False, [True], 2))
+    folds = not two and draw(rarely)
+    padded = not folds and draw(mostly(False, [True], 2))
     prefix = draw(mostly(0, [1, 2], 1))
     suffix = draw(mostly(0, [1, 2], 2))
     tokens = draw(
@@ -147,12 +188,12 @@ def programs(draw: st.DrawFn) -> Program:
             steps.append(draw(extras(two, len(steps))))
         if steps and draw(rarely):
             steps.append(Again(draw(st.integers(0, len(steps) - 1))))
-        steps += draw(blocks(padded, two))
+        steps += draw(blocks(padded, two, folds))
     for _ in range(draw(st.sampled_from([0, 1]))):
         steps.append(draw(extras(two, len(steps))))
     if skips:
         steps.append(Join(draw(st.sampled_from(["cat", "add"]))))
-        steps += draw(blocks(padded, two))
+        steps += draw(blocks(padded, two, folds))
     return Program(
         steps=tuple(steps),
         batch=batch,
@@ -160,6 +201,7 @@ def programs(draw: st.DrawFn) -> Program:
         heads=draw(st.integers(1, 3)),
         head_dim=draw(st.sampled_from([4, 6, 8])),
         layout=draw(mostly("BNC", ["NBC"], 2)),
+        frames=draw(st.integers(0, 3)) if folds else 0,
         other=draw(st.integers(4, 32) | st.just(tokens + prefix + suffix)) if two else 0,
         embed=draw(mostly("linear", ["identity", "conv", "ids"], 1)),
         prefix=prefix,
@@ -168,7 +210,7 @@ def programs(draw: st.DrawFn) -> Program:
         hidden=hidden,
         padding=draw(mostly("bool", ["int", "float", "additive"], 1)) if padded else "bool",
         readout=draw(st.sampled_from(list(readouts.KINDS))),
-        form=draw(st.sampled_from(["single", "tuple", "dict", "nested"])),
+        form=draw(st.sampled_from(list(outputs.FORMS))),
         seed=draw(st.integers(0, 9)),
     )
 
@@ -176,18 +218,34 @@ def programs(draw: st.DrawFn) -> Program:
 @st.composite
 def options(draw: st.DrawFn) -> Options:
     """Options that ask for some merging."""
-    drawn: Options = {"min_tokens": 2}
-    if draw(mostly(True, [False], 3)):
-        drawn["ratio"] = draw(st.sampled_from([0.5, 0.6, 0.75, 0.9, 0.95]))
-    else:
-        drawn["r"] = draw(st.integers(1, 8))
+    drawn: Options = {"min_tokens": draw(mostly(2, [3, 8, 20], 3))}
+    amount = draw(mostly("ratio", ["r", "r", "flops", "schedule"], 3))
+    drawn[amount] = draw(AMOUNTS[amount])
     drawn["algorithm"] = draw(st.sampled_from(["pitome", "pitome-elu", "pitome-text", "tome"]))
-    if draw(rarely):
-        drawn["metric"] = draw(st.sampled_from(["keys", "hidden"]))
-    if draw(rarely):
-        drawn["protect"] = draw(st.integers(0, 3))
-    if draw(rarely):
-        drawn["proportional"] = False
+    for key, values in RARE.items():
+        if draw(rarely):
+            drawn[key] = draw(values)
     if draw(mostly(True, [False], 3)):
         drawn["pays"] = True
     return drawn
+
+
+RATIOS = st.sampled_from([0.5, 0.6, 0.75, 0.9, 0.95])
+AMOUNTS: dict[str, st.SearchStrategy[Any]] = {
+    "ratio": RATIOS,
+    "r": st.integers(1, 8),
+    "flops": RATIOS,
+    "schedule": st.lists(RATIOS | st.just(1.0), min_size=12, max_size=12).map(tuple),
+}
+"""Of a schedule as many values count as there are blocks."""
+
+RARE: dict[str, st.SearchStrategy[Any]] = {
+    "metric": st.sampled_from(["keys", "hidden"]),
+    "protect": st.integers(0, 3),
+    "proportional": st.just(False),
+    "margin": st.sampled_from([0.5, -0.5, 0.0, 0.99]),
+    "alpha": st.sampled_from([0.0, 0.5, 3.0]),
+    "blocks": st.sampled_from([(0,), (1,), (0, 2), (1, 2)]),
+    "form": st.sampled_from(["aten", "portable"]),
+}
+"""Options that a sixth of the calls have."""

@@ -82,6 +82,20 @@ def _mean_loss(r: Readout, x: Tensor, seen: Tensor | None, targets: Tensor) -> T
     return F.cross_entropy(logits.flatten(0, 1), targets[:, : r.tokens].flatten())
 
 
+def _ignored_loss(r: Readout, x: Tensor, seen: Tensor | None, targets: Tensor) -> Tensor:
+    """Some tokens have no target."""
+    wanted = targets[:, : r.tokens].masked_fill(targets[:, : r.tokens] == 0, -100)
+    logits = r.head(r.rows(x)).flatten(0, 1)
+    return F.cross_entropy(logits, wanted.flatten(), ignore_index=-100, reduction="sum")
+
+
+def _kept(r: Readout, x: Tensor, seen: Tensor | None, targets: Tensor) -> Tensor:
+    """The mean of the best tokens, the others dropped."""
+    rows = r.rows(x)
+    best = r.head(rows)[..., 0].topk((r.tokens + 1) // 2, 1).indices
+    return r.head(rows.gather(1, best.unsqueeze(-1).expand(-1, -1, rows.shape[-1])).mean(1))
+
+
 def _masked_mean(r: Readout, x: Tensor, seen: Tensor | None, targets: Tensor) -> Tensor:
     rows = r.rows(x)
     if seen is None or seen.shape[1] != r.tokens:
@@ -116,6 +130,10 @@ KINDS: dict[str, Callable[[Readout, Tensor, Tensor | None, Tensor], Tensor]] = {
     "grid": _grid,
     "loss": _loss,
     "mean-loss": _mean_loss,
+    "ignored-loss": _ignored_loss,
+    "kept": _kept,
+    "cut": lambda r, x, seen, targets: r.rows(x)[:, 1:] if r.tokens > 1 else x,
+    "channels": lambda r, x, seen, targets: x[..., :2],
     "masked-mean": _masked_mean,
     "softmax-pool": _softmax_pool,
     "top": _top,

@@ -8,8 +8,13 @@ from dataclasses import dataclass, field
 from hypothesis import event
 
 from tests.properties import description as d
+from tests.properties import routing, several
+from tests.properties.attention import UNUSUAL
 from tests.properties.mixing import ALIEN
 from tests.properties.trial import Trial
+
+OTHER = routing.KINDS.keys() | several.KINDS.keys()
+"""Mixers that are neither known nor alien."""
 
 
 def traits(program: d.Program, trial: Trial) -> list[str]:
@@ -21,6 +26,11 @@ def traits(program: d.Program, trial: Trial) -> list[str]:
     found += ["writes in place"] if program.writes() else []
     found += ["padding"] if program.hidden else []
     found += ["two streams"] if program.other else []
+    found += ["lends"] if program.lends() else []
+    found += ["routes or has several operands"] if set(program.mixers()) & OTHER else []
+    found += ["frames"] if any(isinstance(step, d.Frames) for step in program.steps) else []
+    found += ["residual of another spelling"] if _spelled(program) else []
+    found += ["unusual attention"] if _unusual(program) else []
     found += ["two merges or more"] if trial.merges > 1 else []
     rewritten = trial.outcome.rewritten
     if rewritten is not None and any(event.node.op != "output" for event in rewritten.lifts):
@@ -28,6 +38,15 @@ def traits(program: d.Program, trial: Trial) -> list[str]:
     if rewritten is not None and rewritten.projections:
         found.append("projects")
     return found
+
+
+def _spelled(program: d.Program) -> bool:
+    steps = [step.step if isinstance(step, d.Frames) else step for step in program.steps]
+    return any(isinstance(step, d.Residual) and step.spelling != "add" for step in steps)
+
+
+def _unusual(program: d.Program) -> bool:
+    return any(a.spelling in UNUSUAL or a.shared != "none" for a in program.attentions())
 
 
 def tell(program: d.Program, trial: Trial) -> None:

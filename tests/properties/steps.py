@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,8 +12,11 @@ from torch import Tensor, nn
 from tests.properties import description as d
 from tests.properties.attention import Attention, Padding
 from tests.properties.layers import NORMS, Mlp
+from tests.properties.lending import Lend
 from tests.properties.mixing import Mix
 from tests.properties.readouts import Readout
+from tests.properties.residuals import IN_PLACE, SPELLINGS
+from tests.properties.routing import Route
 from tests.properties.writes import Write
 
 
@@ -42,15 +47,20 @@ class Step(nn.Module):
         raise NotImplementedError
 
 
-def _branch(f: d.Attention | d.Mlp | d.Mix, program: d.Program, stream: int) -> nn.Module:
+def _branch(f: d.F, program: d.Program, stream: int) -> nn.Module:
     if isinstance(f, d.Attention):
         return Attention(f, program, stream)
     if isinstance(f, d.Mlp):
         return Mlp(f.kind, program.width)
-    return Mix(f.kind, program.length(stream), program.width, program.dim)
+    tokens, width = program.length(stream), program.width
+    if isinstance(f, d.Lend):
+        return Lend(f, tokens, width, program.dim, stream)
+    return (Route if isinstance(f, d.Route) else Mix)(f.kind, tokens, width, program.dim)
 
 
 def _run_branch(f: nn.Module, x: Tensor, run: Run, stream: int) -> Tensor:
+    if isinstance(f, Lend):
+        return f(x, 0.5 + run.targets[:, 0] / 4)
     if not isinstance(f, Attention):
         return f(x)
     other = run.streams[1 - stream] if len(run.streams) > 1 else x
@@ -81,7 +91,7 @@ class Residual(Step):
         if self.spec.inplace:
             x += y
         else:
-            x = x + y
+            x = (SPELLINGS | IN_PLACE)[self.spec.spelling](x, y)
         return self.norm(x) if order == "post" else x
 
 
@@ -161,6 +171,34 @@ class Tap(Step):
         return x
 
 
+class Frames(Step):
+    """A step on tokens whose frames are folded the other way."""
+
+    def __init__(self, spec: d.Frames, program: d.Program) -> None:
+        super().__init__(program.stream(spec.step.stream))
+        tokens = program.length(self.stream)
+        self.dim, self.apart = program.dim, program.frames == 0
+        self.count = program.frames or math.gcd(tokens, spec.count)
+        tokens = tokens // self.count if self.apart else tokens * self.count
+        inner = replace(program, tokens=tokens, prefix=0, suffix=0, other=0, hidden=(), frames=0)
+        self.step = step_of(replace(spec.step, stream=0), inner)
+
+    def apply_to(self, x: Tensor, run: Run) -> Tensor:
+        rows = x if self.dim == 1 else x.transpose(0, 1)
+        if self.apart:
+            folded = rows.unflatten(1, (self.count, -1)).flatten(0, 1)
+            targets = run.targets.repeat_interleave(self.count, 0)
+        else:
+            folded = rows.unflatten(0, (-1, self.count)).flatten(1, 2)
+            targets = run.targets[:: self.count]
+        inner = Run([folded if self.dim == 1 else folded.transpose(0, 1)], (None, None), targets)
+        inner.outputs = run.outputs
+        self.step(inner)
+        out = inner.streams[0] if self.dim == 1 else inner.streams[0].transpose(0, 1)
+        out = out.reshape(rows.shape)
+        return out if self.dim == 1 else out.transpose(0, 1)
+
+
 def readout_of(kind: str, stream: int, program: d.Program) -> Readout:
     return Readout(kind, program.length(stream), program.width, program.heads, program.dim)
 
@@ -172,6 +210,7 @@ def step_of(step: d.Step, program: d.Program) -> Step:
         d.Write: Writing,
         d.Join: Join,
         d.Tap: Tap,
+        d.Frames: Frames,
     }
     if isinstance(step, d.Save):
         return Save(program.stream(step.stream))

@@ -19,6 +19,7 @@ from tests.properties.compiled import as_traced
 from tests.properties.description import Attention, Options, Program, Residual
 from tests.properties.found import BLOCK
 from tests.properties.programs import options, programs
+from tests.properties.trial import of_users
 
 RATIOS = st.sampled_from([0.5, 0.75, 1, 1.0])
 
@@ -75,14 +76,14 @@ def test_k_any_option_is_drawn() -> None:
 def test_k_equal_options_hit_the_same_compile(chosen: Options) -> None:
     torch._dynamo.reset()
     module, inputs = build(Program((*BLOCK, *BLOCK), tokens=24))
-    chosen = {**{key: value for key, value in chosen.items() if key != "pays"}, "lowering": "eager"}
+    chosen = {**of_users(chosen), "lowering": "eager"}
     before = counters["stats"]["unique_graphs"]
     for _ in range(2):
         with torch.no_grad():
             torch.compile(module, backend="pitome", options=dict(chosen))(*inputs)
         assert counters["stats"]["unique_graphs"] == before + 1
     with torch.no_grad():
-        torch.compile(module, backend="pitome", options={**chosen, "min_tokens": 3})(*inputs)
+        torch.compile(module, backend="pitome", options={**chosen, "min_tokens": 4})(*inputs)
     assert counters["stats"]["unique_graphs"] == before + 2
 
 

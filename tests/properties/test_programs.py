@@ -2,7 +2,8 @@
 
 Named by their letters in the list of laws: (a) rewritten = simulated, and (l) so it is with an op
 that has no rule anywhere; (b) ratio 1; (c) form; (d) groups; (f) gradients; (g) batch; (i) graph;
-(j) twice; (m) reasons. Of merging itself, (e), (h) and (n): test_merging; (k): test_compiled.
+(j) twice; (m) reasons; (o) copies. Of merging itself, (e), (h) and (n): test_merging; (k):
+test_compiled.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from tests.properties.description import Mix, Options, Program, Residual, Write
 from tests.properties.found import BLOCK, FOUND, IN_TRAINING
 from tests.properties.programs import aliens, options, programs
 from tests.properties.statistics import tell
-from tests.properties.trial import run
-from tests.properties.ways import examined, trained
+from tests.properties.trial import of_users, run
+from tests.properties.ways import examined, narrow, trained, two_lengths, unchanged
 from tests.support.oracle import assert_equal, tensors
 
 
@@ -78,7 +79,7 @@ def test_b_ratio_one_is_dense(program: Program) -> None:
 def test_c_and_j_the_front_end_keeps_the_form_and_refuses_twice(
     program: Program, chosen: Options
 ) -> None:
-    chosen = {key: value for key, value in chosen.items() if key != "pays"}
+    chosen = of_users(chosen)
     module, inputs = build(program)
     with torch.no_grad(), spelled_out_layers(), warnings.catch_warnings():
         warnings.simplefilter("ignore", PitomeWarning)
@@ -130,7 +131,7 @@ def test_i_the_graph_is_sound_and_its_metadata_fresh(program: Program, chosen: O
 @share(0.1)
 @given(programs(), options())
 def test_m_every_refusal_has_a_reason_and_a_place(program: Program, chosen: Options) -> None:
-    chosen = {key: value for key, value in chosen.items() if key != "pays"}
+    chosen = of_users(chosen)
     module, inputs = build(program)
     with torch.no_grad():
         report = pitome_fx.explain(module, *clones(inputs), options=chosen)
@@ -142,6 +143,26 @@ def test_m_every_refusal_has_a_reason_and_a_place(program: Program, chosen: Opti
 @given(programs(), options())
 def test_m_whatever_is_not_merged_says_why(program: Program, chosen: Options) -> None:
     laws.reasoned(run(program, chosen))
+
+
+@PROFILE
+@given(programs(), options())
+def test_o_merging_exact_copies_changes_nothing(program: Program, chosen: Options) -> None:
+    event(unchanged(program, chosen).waived or "held")
+
+
+@share(0.5)
+@given(programs(), options())
+def test_a_in_narrow_dtypes_there_is_no_more_than_rounding(
+    program: Program, chosen: Options
+) -> None:
+    event(narrow(program, chosen).waived or "held")
+
+
+@share(0.1)
+@given(programs(), options())
+def test_a_at_two_lengths_of_one_trace(program: Program, chosen: Options) -> None:
+    event(two_lengths(program, chosen).waived or "held")
 
 
 def clones(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -20,7 +20,9 @@ from pitome_fx.options import Options
 from pitome_fx.oracle import Simulator
 from pitome_fx.passes import pipeline, rewrite
 from pitome_fx.passes.capture import Program, capture
+from pitome_fx.passes.detect import detect
 from pitome_fx.passes.pipeline import Outcome
+from pitome_fx.passes.plan import first_per_point
 from pitome_fx.passes.reporting import make_report
 from pitome_fx.report import Report
 from pitome_fx.testing import run_recorded
@@ -62,12 +64,16 @@ class Flat:
         values = [*self.state.values(), *self.inputs]
         nodes = tuple(graph.placeholder(f"input_{i}") for i in range(len(values)))
         graph.output(graph.call_function(program, nodes))
-        mode = FakeTensorMode(allow_non_fake_inputs=True)
         held = [x if isinstance(x, nn.Parameter) else None for x in values]
         count = len(self.state)
         constant = [i < count and held[i] is None for i in range(len(values))]
         source = GraphModule({}, graph)
-        return capture(source, [mode.from_tensor(x) for x in values], held, constant)
+        return capture(source, self.fakes(values), held, constant)
+
+    def fakes(self, values: list[Tensor]) -> list[Tensor]:
+        """What stands for the tensors in the trace."""
+        mode = FakeTensorMode(allow_non_fake_inputs=True)
+        return [mode.from_tensor(x) for x in values]
 
 
 @dataclass(frozen=True)
@@ -126,35 +132,71 @@ def run(program: d.Program, options: d.Options) -> Trial:
     return tried(rewritten(flat, options), flat)
 
 
-def rewritten(flat: Flat, options: d.Options) -> Outcome:
+def captured(flat: Flat) -> Program:
+    """A module as a program for the pass."""
+    with torch.no_grad(), spelled_out_layers():
+        return flat.captured()
+
+
+def rewritten(flat: Flat, options: d.Options, program: Program | None = None) -> Outcome:
     """What the pass makes of a module on inputs of these shapes."""
-    options = dict(options)
-    with torch.no_grad(), spelled_out_layers(), every_merge_pays(options.pop("pays", False)):
-        return pipeline.run(flat.captured(), Options.parse(options))
+    program = program or captured(flat)
+    with torch.no_grad(), every_merge_pays(options.get("pays", False)):
+        return pipeline.run(program, _parsed(options, program))
+
+
+def _parsed(options: d.Options, program: Program) -> Options:
+    """Of a schedule as many values as the program has blocks that may merge."""
+    parsed = Options.parse({key: value for key, value in options.items() if key != "pays"})
+    if parsed.schedule is None:
+        return parsed
+    allowed = parsed.resolved().blocks
+    protect = None if parsed.protect == "auto" else parsed.protect
+    blocks = first_per_point(detect(program, protect).blocks)
+    count = sum(allowed is None or block.site.number in allowed for block in blocks)
+    return replace(parsed, schedule=parsed.schedule[: max(count, 1)])
+
+
+def of_users(options: d.Options) -> d.Options:
+    """The options of a caller who knows nothing of the number of blocks."""
+    chosen = {key: value for key, value in options.items() if key not in ("pays", "schedule")}
+    return chosen if len(chosen.keys() & {"ratio", "r", "flops"}) else {**chosen, "ratio": 0.75}
 
 
 @torch.no_grad()
 def tried(outcome: Outcome, flat: Flat) -> Trial:
     """A module that was rewritten, on its inputs."""
-    with spelled_out_layers():
-        dense = _with_writes(flat, flat)
-    captured = _with_writes(outcome.program.graph, flat)
+    dense = dense_of(flat)
+    captured = with_writes(outcome.program.graph, flat)
     if outcome.rewritten is None:
         return Trial(outcome, flat, dense, dense, dense, captured, [])
-    assignments: list[Tensor] = []
-    graph = outcome.rewritten.graph
+    output, assignments = recorded(outcome, flat)
+    simulated = with_writes(Simulator(outcome, assignments).run, flat)
+    return Trial(outcome, flat, output, simulated, dense, captured, assignments)
 
-    def recorded(*values: Tensor) -> tuple[Tensor, ...]:
+
+@torch.no_grad()
+def dense_of(flat: Flat) -> tuple[Tensor, ...]:
+    """What the module itself computes."""
+    with spelled_out_layers():
+        return with_writes(flat, flat)
+
+
+def recorded(outcome: Outcome, flat: Flat) -> tuple[tuple[Tensor, ...], list[Tensor]]:
+    """What the rewritten module computes, and its groups."""
+    assert outcome.rewritten is not None
+    graph, assignments = outcome.rewritten.graph, list[Tensor]()
+
+    def run(*values: Tensor) -> tuple[Tensor, ...]:
         output, found = run_recorded(graph, *values)
         assignments.extend(found)
         return output
 
-    output = _with_writes(recorded, flat)
-    simulated = _with_writes(Simulator(outcome, assignments).run, flat)
-    return Trial(outcome, flat, output, simulated, dense, captured, assignments)
+    return with_writes(run, flat), assignments
 
 
-def _with_writes(f: Any, flat: Flat) -> tuple[Tensor, ...]:
+@torch.no_grad()
+def with_writes(f: Any, flat: Flat) -> tuple[Tensor, ...]:
     """Outputs, followed by the inputs as the run left them."""
     values = flat.fresh()
     return (*f(*values), *values[len(flat.state) :])

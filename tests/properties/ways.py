@@ -8,7 +8,10 @@ from collections.abc import Callable, Iterator
 from tests.properties import gradients, laws
 from tests.properties.compiled import as_traced
 from tests.properties.description import Options, Program
+from tests.properties.dtypes import narrow
+from tests.properties.lengths import two_lengths
 from tests.properties.trial import Trial, run
+from tests.properties.witness import unchanged
 
 Way = Callable[[Program, Options], Trial]
 
@@ -25,8 +28,9 @@ def traced(program: Program, options: Options) -> Trial:
 
 
 def examined(program: Program, options: Options) -> Trial:
-    """The same, and what the graph and the report say: (i) and (m)."""
+    """The same in the form asked for, and what the graph and the report say: (i) and (m)."""
     trial = traced(program, options)
+    laws.dissolved(trial)
     laws.sound(trial)
     laws.reasoned(trial)
     return trial
@@ -53,11 +57,25 @@ def inductor(program: Program, options: Options) -> Trial:
 
 
 WAYS: dict[str, Way] = {
-    way.__name__: way for way in (traced, examined, trained, one_by_one, dynamo, inductor)
+    way.__name__: way
+    for way in (
+        traced,
+        examined,
+        trained,
+        one_by_one,
+        unchanged,
+        narrow,
+        two_lengths,
+        dynamo,
+        inductor,
+    )
 }
 
 ROUNDS = (
-    *[("traced", 25)] * 11,
+    *[("traced", 25)] * 9,
+    ("unchanged", 30),
+    ("narrow", 16),
+    ("two_lengths", 5),
     *[("examined", 25)] * 2,
     *[("trained", 20)] * 2,
     ("one_by_one", 21),
