@@ -29,22 +29,21 @@ def laid_out(x: Tensor, like: Tensor) -> Tensor:
     """
     if lies_like(x, like):
         return x
-    shared = [d for d in range(x.dim()) if _is_zero(like.stride(d)) and _is_zero(x.stride(d))]
+    strides, rank = like.stride(), range(x.dim())
+    shared = [d for d in rank if _is_zero(strides[d]) and _is_zero(x.stride(d))]
+    rest = sorted(set(rank) - set(shared), key=lambda d: hint(strides[d]), reverse=True)
     data = x
     for d in shared:
         data = data.narrow(d, 0, 1)
-    strides = like.stride()
-    order = sorted(range(x.dim()), key=lambda d: hint(strides[d]), reverse=True)
-    back = sorted(range(x.dim()), key=order.__getitem__)
-    kept = [d for d in order if d not in shared]
-    room = _room([like.shape[d] for d in kept], [strides[d] for d in kept], like.storage_offset())
+    order = [*shared, *rest]
     data = data.permute(order)
-    if room is None or not any(map(any, room)):
+    room = _room([like.shape[d] for d in rest], [strides[d] for d in rest], like.storage_offset())
+    if room is None or all(map(_is_none, room)):
         # A copy even of what counts as contiguous: strides of dimensions of size 1 may differ.
         data = data.clone(memory_format=torch.contiguous_format)
     else:
-        data = _padded(data, room)
-    data = data.permute(back)
+        data = _padded(data, [(0, 0)] * len(shared) + room)
+    data = data.permute(sorted(rank, key=order.__getitem__))
     return data.expand(x.shape) if shared else data
 
 
@@ -54,6 +53,10 @@ def _is_zero(stride: Size) -> bool:
 
 Room = list[tuple[Size, Size]]
 """Per dimension, how many zeros lie before it and behind it."""
+
+
+def _is_none(zeros: tuple[Size, Size]) -> bool:
+    return all(isinstance(count, int) and count == 0 for count in zeros)
 
 
 def _room(sizes: list[Size], strides: list[Size], offset: Size) -> Room | None:
@@ -93,6 +96,6 @@ def _padded(x: Tensor, room: Room) -> Tensor:
     padding = [n for pair in reversed(room) for n in pair]
     whole = aten.constant_pad_nd.default(x.unsqueeze(-1), padding)
     for d, (start, _) in enumerate(room[:-1]):
-        if any(not isinstance(n, int) or n for n in room[d]):
+        if not _is_none(room[d]):
             whole = whole.narrow(d, start, x.shape[d])
     return whole.select(-1, room[-1][0])
