@@ -10,6 +10,9 @@ import torch.utils._pytree as pytree
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+MADE_PURE = "pitome_made_pure"
+"""Marks, in the metadata of a node, an op that wrote in place and no longer does."""
+
 
 def functionalise_temporaries(graph: GraphModule) -> tuple[Node, ...]:
     """Replace ``y.op_(…)`` by ``op(y, …)`` where nothing can tell the difference.
@@ -114,6 +117,7 @@ def _make_pure(
     node: Node, target: Node, pure: torch._ops.OpOverload, order: dict[Node, int]
 ) -> None:
     node.target = pure
+    node.meta[MADE_PURE] = True
     for user in list(target.users):
         if user is not node and order[user] > order[node]:
             user.replace_input_with(target, node)

@@ -22,12 +22,14 @@ from torch.fx import traceback as fx_traceback
 
 from pitome_fx.passes import moves
 from pitome_fx.passes.align import align
-from pitome_fx.passes.axes import Atom, Axis, Dim, Size, TokenTensor, hint, same_size
+from pitome_fx.passes.axes import Atom, Axis, Dim, Size, TokenTensor
 from pitome_fx.passes.check import check_labels
 from pitome_fx.passes.events import LiftEvent, ProjectEvent, UnweightedEvent
 from pitome_fx.passes.failures import failing_in
+from pitome_fx.passes.layout import laid_out
 from pitome_fx.passes.masks import Masks
 from pitome_fx.passes.operands import value_operands
+from pitome_fx.passes.outputs import dense_outputs
 from pitome_fx.passes.rule import Lift, rule_for
 from pitome_fx.passes.sizes import follow
 
@@ -89,6 +91,7 @@ class Replay:
         self.projections: list[ProjectEvent] = []
         self.unweighted: list[UnweightedEvent] = []
         self.undone: set[int] = set()
+        self.replaced: set[Node] = set()
         self._lifted: dict[int, tuple[TokenTensor, TokenTensor]] = {}
         self.brought: dict[Any, tuple[TokenTensor, TokenTensor, TokenTensor]] = {}
 
@@ -99,12 +102,14 @@ class Replay:
         for node in self.graph.graph.nodes:
             with failing_in(stage, node):
                 if node.op == "output":
-                    return self._output(node)
+                    return dense_outputs(self, node)
                 with fx_traceback.set_current_meta(node):
-                    value = self._value(node, feed)
+                    own = self._value(node, feed)
                     if not self.labelling:
-                        follow(node.meta.get("val"), value)
-                    value = self.after(self, node, value)
+                        follow(node.meta.get("val"), own)
+                    value = self.after(self, node, own)
+                if value is not own:
+                    self.replaced.add(node)
                 check_labels(node, value)
                 self.env[node] = _stamp(value, node)
                 if self.labelling:
@@ -180,26 +185,13 @@ class Replay:
         """Note that a dimension of an operand of ``node`` is merged along."""
         self.projections.append(ProjectEvent(node, x.origin, why, x.dims, dim, target))
 
-    def _output(self, node: Node) -> Any:
-        values = torch.fx.node.map_arg(node.args[0], self.env.__getitem__)
-        for x in pytree.tree_leaves(values):
-            if isinstance(x, TokenTensor) and x.merged:
-                self.lifts.append(LiftEvent(node, x.origin, "an output of the graph"))
-        return pytree.tree_map_only(TokenTensor, self.as_promised, values)
-
     def as_promised(self, x: TokenTensor) -> Tensor:
-        """The dense tensor with the strides of the dense program, for those that rely on them."""
+        """The dense tensor as it lies in memory in the dense program."""
         x = self.lift(x)
         data = x.data
         if self.labelling or not x.tainted or x.origin is None:
             return data
-        promised: Tensor = x.origin.meta["val"]
-        if all(map(same_size, data.stride(), promised.stride())):
-            return data
-        strides = promised.stride()
-        order = sorted(range(data.dim()), key=lambda d: hint(strides[d]), reverse=True)
-        back = sorted(range(data.dim()), key=order.__getitem__)
-        return data.permute(order).contiguous().permute(back)
+        return laid_out(data, x.origin.meta["val"])
 
 
 class Step:

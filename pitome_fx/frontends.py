@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import types
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -24,6 +23,7 @@ from pitome_fx.passes.pipeline import Outcome
 from pitome_fx.passes.reporting import make_report
 from pitome_fx.rebuild import rebuilt
 from pitome_fx.report import BlockReport
+from pitome_fx.transformed import TransformedModule
 
 
 @overload
@@ -71,7 +71,7 @@ def transform(
     result = exported if parsed.merges_nothing else _merged(exported, parsed)
     if isinstance(program, ExportedProgram):
         return result
-    return _fixed_to_mode(result.module(), program.training)
+    return TransformedModule(result.module(), result, program.training)
 
 
 def export(
@@ -189,25 +189,3 @@ def why_nothing_merges(sites: Sequence[BlockReport]) -> str:
     )
     more = f" (and {len(sites) - 4} more)" if len(sites) > 4 else ""
     return f"pitome: the model runs dense: none of its attention may merge. {listed}{more}."
-
-
-def _fixed_to_mode(module: GraphModule, training: bool) -> GraphModule:
-    """Switching between train and eval cannot change a traced graph: say so."""
-    made_in = "train" if training else "eval"
-
-    def switch(self: GraphModule, mode: bool = True) -> GraphModule:
-        if mode == training:
-            return self
-        wanted = "train" if mode else "eval"
-        raise RuntimeError(
-            f"this graph was transformed in {made_in} mode, which is traced into it. "
-            f"Call .{wanted}() on the original model and transform that."
-        )
-
-    def evaluate(self: GraphModule) -> GraphModule:
-        return switch(self, False)
-
-    module.training = training
-    module.train = types.MethodType(switch, module)  # type: ignore[method-assign]
-    module.eval = types.MethodType(evaluate, module)  # type: ignore[method-assign]
-    return module
