@@ -112,9 +112,9 @@ class Axis:
         return list(self._windows.values())
 
     @property
-    def is_part(self) -> bool:
-        """Is it a factor of a larger axis?"""
-        return self._whole is not None
+    def whole(self) -> Axis | None:
+        """The larger axis that it is a factor of, None if it is no factor."""
+        return None if self._whole is None else self._whole[0]
 
     def split(self, outer: Size, inner: Size) -> tuple[Axis, Axis]:
         """Factor the axis; the same factors give the same two axes again."""

@@ -83,7 +83,7 @@ def detect(program: Program, protect: int | None) -> Detection:
     blocks: list[Block] = []
     refusals: dict[Site, str] = {}
     whole_axes: dict[Dim, Axis] = {}
-    sites = find_sites(program.graph, labels)
+    sites = find_sites(replay)
     for site in sites:
         _look_at_masks(site, masks)
         try:
@@ -152,7 +152,7 @@ def _join_the_same(queries: Dim, keys: Dim) -> bool:
 def _look_at_masks(site: Site, masks: Masks) -> None:
     """Answer now what the rewrite will ask: masks are evaluated outside of any tracing."""
     for mask in site.masks:
-        masks.kind(mask.node, mask.use)
+        masks.kind_of(mask)
         masks.differs_between_queries(mask.node)
         masks.is_learned(mask.node)
 
@@ -163,7 +163,7 @@ def _padding(site: Site, masks: Masks, *, fused_heads: bool) -> tuple[Mask, ...]
         raise Refusal("causal attention: a merged token would see its own future")
     found: list[Mask] = []
     for mask in site.masks:
-        kind = masks.kind(mask.node, mask.use)
+        kind = masks.kind_of(mask)
         if kind is MaskKind.CAUSAL:
             raise Refusal("causal attention mask: a merged token would see its own future")
         if kind is MaskKind.STRUCTURED:

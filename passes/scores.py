@@ -1,167 +1,328 @@
-"""Between a softmax and the product of queries and keys behind it: what scores go through."""
+"""What becomes of scores: products of queries and keys, followed to the product with values.
+
+A product has a dimension of queries and one of keys. They may be the same tokens, so both get
+marked axes, and the token rules label what is computed from the product anew: whatever carries both
+is scores, or weights, however it is spelled. The product that sums over one of the two is the one
+with the values, and so these were the keys.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.utils._pytree as pytree
 from torch.fx import Node
 
-from pitome_fx.passes.dataflow import is_one
-from pitome_fx.passes.masks import FUSING, Mask, MaskUse
+from pitome_fx.passes.axes import Atom, Axis, Dim, TokenTensor, is_single
+from pitome_fx.passes.dataflow import is_one, is_tensor, rank_of
+from pitome_fx.passes.marks import Mark, Marks
+from pitome_fx.passes.products import ADDING, Factor, Product, arguments, product_of
+from pitome_fx.passes.replay import Replay
+from pitome_fx.passes.rule import rule_for
+from pitome_fx.passes.rules.pointwise import pointwise
 
 aten = torch.ops.aten
 
-PRODUCTS = (
-    aten.matmul.default,
-    aten.bmm.default,
-    aten.baddbmm.default,
-    aten.einsum.default,
-)
-WHERE = (aten.where.self, aten.where.ScalarSelf, aten.where.ScalarOther)
-BETWEEN = (
-    *WHERE,
-    aten.add.Tensor,
-    aten.sub.Tensor,
-    aten.mul.Tensor,
-    aten.mul.Scalar,
-    aten.div.Tensor,
-    aten.masked_fill.Scalar,
-    aten.masked_fill.Tensor,
-    aten.dropout.default,
+SDPA = aten.scaled_dot_product_attention.default
+SOFTMAX = (aten.softmax.int, aten._softmax.default)
+LOG_SOFTMAX = (aten.log_softmax.int, aten._log_softmax.default)
+EXPONENTIAL = (*SOFTMAX, aten.exp.default, aten.exp2.default)
+SCALING = (aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar)
+ALIKE = (
     aten.to.dtype,
-    *FUSING,
+    aten.type_as.default,
     aten.contiguous.default,
     aten.clone.default,
-    aten.expand.default,
-    aten.type_as.default,
-    aten.tanh.default,
+    aten.detach.default,
+    aten.dropout.default,
 )
 
 
-SCALING = (aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.tanh.default)
-REARRANGING = (aten.permute.default, aten.transpose.int, aten.linear.default)
+@dataclass(frozen=True)
+class Meeting:
+    """A tensor that meets scores or weights, and is none of them.
+
+    Attributes:
+        dims: the marked dimensions of what comes of it.
+        weighing: it comes after a softmax or an exponential.
+    """
+
+    operand: Node
+    consumer: Node
+    dims: tuple[Dim, ...]
+    weighing: bool
 
 
-def arguments(node: Node) -> dict[str, Any]:
-    """Arguments of an ATen node by the names of its schema."""
-    target: Any = node.target
-    names = [argument.name for argument in target._schema.arguments]
-    return {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+@dataclass(frozen=True)
+class Scores:
+    """What is known of scores, or of weights, at one node.
+
+    Attributes:
+        origins: the products they come from; or a softmax of whose scores nothing is known.
+        meetings: what met them on the way.
+        softmaxes: those on the way.
+        normalised: the marks over which a softmax runs on every way.
+        weighing: a softmax or an exponential is on the way.
+        linear: nothing but scales and changes of layout are on the way.
+        oddities: ops on the way that are not understood.
+    """
+
+    origins: frozenset[Node]
+    meetings: tuple[Meeting, ...] = ()
+    softmaxes: tuple[Node, ...] = ()
+    normalised: frozenset[Mark] = frozenset()
+    weighing: bool = False
+    linear: bool = True
+    oddities: tuple[Node, ...] = ()
+
+    @property
+    def products(self) -> frozenset[Node]:
+        """Those of the origins that are products."""
+        return self.origins.difference(self.softmaxes)
 
 
-def product_behind(scores: Node) -> tuple[Node | None, list[Mask]]:
-    """The product that scores were computed from, and what was added or filled in between."""
-    masks: list[Mask] = []
-    node, translated = scores, True
-    for _ in range(32):
-        if node.target in PRODUCTS:
-            added = arguments(node)
-            beta = added.get("beta", 1)
-            if node.target == aten.baddbmm.default and beta != 0:
-                masks.append(Mask(added["self"], node, adds=translated and beta == 1))
-            return node, masks
-        if node.target in REARRANGING:
-            assert isinstance(node.args[0], Node)
-            node, translated = node.args[0], translated and node.target != aten.linear.default
-            continue
-        if node.target not in BETWEEN:
-            return None, []
-        sources = node.all_input_nodes
-        onward = [source for source in sources if leads_to_product(source)]
-        if len(onward) != 1:
-            return None, []
-        use = MaskUse.FILLS if _fills(node, onward[0]) else MaskUse.KEEPS
-        translated = translated and _translates(node, onward[0])
-        # Of a where, the condition is the mask.
-        others = sources[:1] if node.target in WHERE else sources
-        masks += [
-            Mask(source, node, use, adds=translated and node.target == aten.add.Tensor)
-            for source in others
-            if source is not onward[0] and _rank(source) >= 2 and not _is_per_query(source)
+@dataclass(frozen=True)
+class Weighing:
+    """A product of weights and values, summed over keys.
+
+    Attributes:
+        dims: the marked dimensions of the weights.
+        keys: the marks of the dimension summed over.
+        values: the other factor.
+    """
+
+    node: Node
+    weights: Scores
+    dims: tuple[Dim, ...]
+    keys: frozenset[Mark]
+    values: Factor
+
+
+class Follower:
+    """Follows all scores of a labelled graph in one walk.
+
+    Attributes:
+        weighings: every product of weights and values that was found, in graph order.
+        marks: the axes that stand for queries and keys.
+    """
+
+    def __init__(self, replay: Replay) -> None:
+        self.replay = replay
+        self.marks = Marks()
+        self.weighings: list[Weighing] = []
+        self._anew = Replay(replay.graph, replay.constant, replay.masks)
+        self._values: dict[Node, Any] = {}
+        self._scores: dict[Node, Scores] = {}
+        self._derived: dict[Node, frozenset[Node]] = {}
+        for node in replay.graph.graph.nodes:
+            if node.op == "call_function":
+                self._visit(node)
+
+    def _visit(self, node: Node) -> None:
+        carriers = [source for source in node.all_input_nodes if source in self._scores]
+        known = [source for source in carriers if self._scores[source].products]
+        product = product_of(node)
+        if product is not None:
+            if carriers and self._weighs(node, product):
+                return
+            if not self._is_constant(product.left.node, product.right.node):
+                self._begin(node, product)
+                return
+        if carriers:
+            followed = self._follow(node, known or carriers, product)
+        else:
+            followed = node.target in (*SOFTMAX, *LOG_SOFTMAX) and self._begin_unknown(node)
+        if not followed and product is None and node.target != SDPA:
+            self._derive(node)
+
+    def _is_constant(self, *nodes: Node) -> bool:
+        return any(node in self.replay.constant for node in nodes)
+
+    def _begin(self, node: Node, product: Product) -> None:
+        """Mark the dimensions that only one factor has: queries and keys, either of them."""
+        labels = self.replay.labels.dims
+        dims = list(labels[node])
+        for side, factor in (("left", product.left), ("right", product.right)):
+            own = labels[factor.node]
+            outer = [(at, to) for at, to in factor.outer if not is_single(own[at])]
+            if not outer or not factor.inner:
+                return
+            for at, to in outer:
+                dims[to] = self.marks.put(side, own[at])
+        value = TokenTensor(node.meta["val"], tuple(dims), origin=node)
+        given = arguments(node)
+        added = [given["self"]] if node.target in ADDING and given.get("beta", 1) != 0 else []
+        self._keep(node, value, self._met(node, value, Scores(frozenset({node})), added))
+
+    def _begin_unknown(self, node: Node) -> bool:
+        """A softmax whose scores are no product: its weights can be followed all the same."""
+        dims = list(self.replay.labels.dims[node])
+        at = arguments(node)["dim"]
+        if len(dims) < 3 or is_single(dims[at]):
+            return False
+        dims[at] = self.marks.put("softmax", dims[at])
+        marks = self.marks.of(dims[at])
+        state = Scores(frozenset({node}), (), (node,), marks, weighing=True)
+        self._keep(node, TokenTensor(node.meta["val"], tuple(dims), origin=node), state)
+        return True
+
+    def _keep(self, node: Node, value: Any, state: Scores) -> None:
+        self._values[node], self._scores[node] = value, state
+
+    def _weighs(self, node: Node, product: Product) -> bool:
+        """Note a product with values; is it an attention's, so that it begins no other?"""
+        is_end = False
+        for weights, values in ((product.left, product.right), (product.right, product.left)):
+            state, value = self._scores.get(weights.node), self._values.get(weights.node)
+            if state is None or not isinstance(value, TokenTensor):
+                continue
+            keys = self.marks.of(*(value.dims[at] for at in weights.inner))
+            if keys and (keys <= state.normalised or not self._is_constant(values.node)):
+                found = Weighing(node, state, value.dims, keys, values)
+                self.weighings.append(found)
+                is_end |= bool(state.products) and not self.is_bilinear(found)
+        return is_end
+
+    def is_bilinear(self, found: Weighing) -> bool:
+        """Is it but a chain of products, of which none pairs tokens with themselves?
+
+        Queries that are turned by a matrix, say, are no scores yet.
+        """
+        others = {axis for _, axis in self.marks.of(*found.dims) - found.keys}
+        return found.weights.linear and not others.issuperset(axis for _, axis in found.keys)
+
+    def softmaxes_over(self, keys: frozenset[Mark], nodes: Iterable[Node]) -> tuple[Node, ...]:
+        """Those of the softmaxes that run over these marks."""
+        return tuple(
+            n for n in nodes if keys & self.marks.of(self._values[n].dims[arguments(n)["dim"]])
+        )
+
+    def _follow(self, node: Node, carriers: list[Node], product: Product | None) -> bool:
+        """Label what is computed from scores; they end where the marks do."""
+        before = [self._values[source] for source in carriers]
+        if product is not None and self._sums_marked(product):
+            return False
+        value = self._anew.computed(node, lambda n: self._operand(n, n in carriers))
+        state = self._joined(node, carriers)
+        if isinstance(value, TokenTensor):
+            first = before[0]
+            if not self._is_marked(value, before):
+                if not isinstance(first, TokenTensor) or value.data.shape != first.data.shape:
+                    return False
+                # Taken to leave queries and keys where they were; the reason will name the op.
+                value = replace(value, dims=first.dims)
+                state = replace(state, oddities=(*state.oddities, node))
+            elif rule_for(node.target) is pointwise:
+                if self._is_spread(value, before):
+                    return False
+                if not all(self._agree(own, value) for own in before):
+                    state = replace(state, oddities=(*state.oddities, node))
+                others = [n for n in node.all_input_nodes if n not in carriers]
+                state = self._met(node, value, state, others)
+            state = _after(node, state, value, self.marks)
+        self._keep(node, value, state)
+        return True
+
+    def _sums_marked(self, product: Product) -> bool:
+        factors = [f for f in (product.left, product.right) if f.node in self._values]
+        return any(self.marks.of(*(self._values[f.node].dims[at] for at in f.inner)) for f in factors)
+
+    def _operand(self, node: Node, is_marked: bool) -> Any:
+        """Nothing but scores may give its name to queries or keys."""
+        if is_marked:
+            return self._values[node]
+        return pytree.tree_map_only(TokenTensor, _nameless, self.replay.env[node])
+
+    def _joined(self, node: Node, carriers: list[Node]) -> Scores:
+        """What is known of scores that meet."""
+        states = [self._scores[source] for source in carriers]
+        joined = states[0]
+        for state in states[1:]:
+            joined = Scores(
+                joined.origins | state.origins,
+                tuple(dict.fromkeys(joined.meetings + state.meetings)),
+                tuple(dict.fromkeys(joined.softmaxes + state.softmaxes)),
+                joined.normalised & state.normalised,
+                joined.weighing or state.weighing,
+                joined.linear and state.linear,
+                tuple(dict.fromkeys(joined.oddities + state.oddities)),
+            )
+        return joined
+
+    def _sides(self, *values: Any) -> set[str]:
+        tensors = [x for x in pytree.tree_leaves(values) if isinstance(x, TokenTensor)]
+        return {side for x in tensors for side, _ in self.marks.of(*x.dims)}
+
+    def _is_marked(self, value: TokenTensor, before: list[Any]) -> bool:
+        """Does it carry queries and keys, as the scores did?"""
+        return self._sides(value) == self._sides(*before)
+
+    def _agree(self, scores: Any, value: TokenTensor) -> bool:
+        """Are the queries and keys of these scores those of what they broadcast to?"""
+        return all(
+            self.marks.of(dim) <= self.marks.of(value.dims[at - len(scores.dims)])
+            for at, dim in enumerate(scores.dims)
+        )
+
+    def _is_spread(self, value: TokenTensor, before: list[Any]) -> bool:
+        """Are scores copied over further dimensions, as for a product by hand?"""
+        places = self.marks.places(value.dims, self.marks.of(*value.dims))
+        return any(
+            not is_one(value.data.shape[at])
+            and all(is_one(x.data.shape[at]) for x in before if len(x.dims) >= -at)
+            for at in range(min(places) + 1, 0)
+        )
+
+    def _met(self, node: Node, value: TokenTensor, state: Scores, others: Iterable[Node]) -> Scores:
+        """The scores, after other tensors met them along queries or keys."""
+        places = self.marks.places(value.dims, self.marks.of(*value.dims))
+        met = tuple(
+            Meeting(other, node, value.dims, state.weighing)
+            for other in others
+            if is_tensor(other)
+            and not self._derived.get(other, frozenset()) & state.origins
+            and any(
+                rank_of(other) >= -at and not is_one(other.meta["val"].shape[at]) for at in places
+            )
+        )
+        return replace(state, meetings=tuple(dict.fromkeys(state.meetings + met)))
+
+    def _derive(self, node: Node) -> None:
+        """Note of what is no scores itself which scores it was computed from."""
+        found = [
+            self._scores[n].origins if n in self._scores else self._derived.get(n, frozenset())
+            for n in node.all_input_nodes
         ]
-        node = onward[0]
-    return None, []
+        origins = frozenset[Node]().union(*found)
+        if origins:
+            self._derived[node] = origins
 
 
-def _is_per_query(operand: Node) -> bool:
-    """Has it one value for all keys (a row's maximum, say), so that it hides none?"""
-    return is_one(operand.meta["val"].shape[-1])
+def _nameless(x: TokenTensor) -> TokenTensor:
+    dims = tuple(() if is_one(n) else (Atom(Axis(n, weak=True)),) for n in x.data.shape)
+    return replace(x, dims=dims)
 
 
-def _translates(node: Node, scores: Node) -> bool:
-    """Does the op leave differences between scores as they are?"""
-    if node.target in (aten.add.Tensor, aten.sub.Tensor):
-        first = node.args[0] is scores or node.target == aten.add.Tensor
-        return first and bool(node.kwargs.get("alpha", 1) == 1)
-    return node.target not in SCALING
+def _after(node: Node, state: Scores, value: TokenTensor, marks: Marks) -> Scores:
+    """What is known of scores after one more op."""
+    softmaxes, normalised = state.softmaxes, state.normalised
+    if node.target in SOFTMAX:
+        softmaxes = (*softmaxes, node)
+        normalised |= marks.of(value.dims[arguments(node)["dim"]])
+    return replace(
+        state,
+        softmaxes=softmaxes,
+        normalised=normalised,
+        weighing=state.weighing or node.target in EXPONENTIAL,
+        linear=state.linear and _is_linear(node, state),
+    )
 
 
-def factors(product: Node) -> list[Node]:
-    """The two tensors that a product multiplies."""
-    given = arguments(product)
-    if product.target == aten.einsum.default:
-        return list(given["tensors"])
-    names = ("batch1", "batch2") if "batch1" in given else ("self", "other", "mat2")
-    return [given[name] for name in names if name in given]
-
-
-def _fills(node: Node, scores: Node) -> bool:
-    """Does the node replace scores where its condition is True?"""
-    if node.target in WHERE:
-        return node.args[2] is scores
-    return node.target in (aten.masked_fill.Scalar, aten.masked_fill.Tensor)
-
-
-def factors_after(softmax: Node) -> list[Mask]:
-    """What the attention weights are multiplied with on the way to the values."""
-    masks: list[Mask] = []
-    node = softmax
-    for _ in range(8):
-        onward = [user for user in node.users if user.target in BETWEEN]
-        if len(onward) != 1:
-            break
-        for other in onward[0].all_input_nodes:
-            if other is not node and _rank(other) >= 2 and not _is_per_query(other):
-                fills = _fills(onward[0], node)
-                masks.append(Mask(other, onward[0], MaskUse.FILLS if fills else MaskUse.SCALES))
-        node = onward[0]
-    return masks
-
-
-def leads_to_product(node: Node) -> bool:
-    """Are these scores: a product of two tensors, and what is added or filled into it?"""
-    for _ in range(32):
-        if node.target in PRODUCTS:
-            return True
-        if node.target in REARRANGING:
-            assert isinstance(node.args[0], Node)
-            node = node.args[0]
-            continue
-        if node.target not in BETWEEN:
-            return False
-        sources = [source for source in node.all_input_nodes if _rank(source) >= 2]
-        if len(sources) > 1:
-            return any(leads_to_product(source) for source in sources)
-        if not sources:
-            return False
-        node = sources[0]
-    return False
-
-
-def _rank(node: Node) -> int:
-    value = node.meta.get("val")
-    return value.dim() if isinstance(value, torch.Tensor) else 0
-
-
-def weighs_values(softmax: Node) -> bool:
-    """Is the softmax multiplied into something, as attention weights are?"""
-    stack, seen = [softmax], {softmax}
-    while stack:
-        for user in stack.pop().users:
-            if user.target in PRODUCTS:
-                return True
-            if user not in seen and (user.target in BETWEEN or user.target in REARRANGING):
-                seen.add(user)
-                stack.append(user)
-    return False
+def _is_linear(node: Node, state: Scores) -> bool:
+    """Is it a scale, or a change of layout?"""
+    if node.target in (*SOFTMAX, *LOG_SOFTMAX, aten.cat.default) or node in state.oddities:
+        return False
+    return rule_for(node.target) is not pointwise or node.target in (*SCALING, *ALIKE)

@@ -89,7 +89,7 @@ def _count(labels: Labels, node: Node, tokens: Dim) -> int:
 
 
 def _is_split(tokens: Dim) -> bool:
-    return any(atom.axis.is_part for atom in tokens)
+    return any(atom.axis.whole is not None for atom in tokens)
 
 
 def _fan_out(node: Node, tokens: Dim, labels: Labels) -> Node:

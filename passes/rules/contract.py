@@ -99,7 +99,7 @@ def einsum(
     step: Step, equation: str, operands: Sequence[TokenTensor], **kwargs: Any
 ) -> TokenTensor:
     """Each letter is one dimension; letters summed over count groups by size, once."""
-    equation = _spelled_out(equation.replace(" ", ""), [len(x.dims) for x in operands])
+    equation = spelled_out(equation.replace(" ", ""), [len(x.dims) for x in operands])
     inputs, _, output = equation.partition("->")
     letters = inputs.split(",")
     if "." in equation or "->" not in equation or any(len(set(t)) != len(t) for t in letters):
@@ -119,7 +119,7 @@ def einsum(
     return TokenTensor(step(equation, operands, **kwargs), tuple(dims[c] for c in output))
 
 
-def _spelled_out(equation: str, ranks: list[int]) -> str:
+def spelled_out(equation: str, ranks: list[int]) -> str:
     """The equation with a letter for every dimension that an ellipsis stands for."""
     inputs, arrow, output = equation.partition("->")
     terms = inputs.split(",")
