@@ -15,7 +15,7 @@ import torch
 from torch.fx import Node
 
 from pitome_fx.passes.masks import FUSING, MaskKind, Masks
-from pitome_fx.passes.meetings import FILLING, WHERE
+from pitome_fx.passes.meetings import FILLING
 from pitome_fx.passes.products import arguments, product_of
 from pitome_fx.passes.scores import ALIKE, LOG_SOFTMAX, SCALING, SDPA, SOFTMAX
 from pitome_fx.passes.sites import Site

@@ -1,4 +1,4 @@
-"""Linear attention, φ(q)·(φ(k)ᵀ·v): the product over tokens comes first, and there are no scores."""
+"""Linear attention, φ(q)·(φ(k)ᵀ·v): the product over tokens comes first; there are no scores."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pitome_fx.passes.axes import Dim
 from pitome_fx.passes.dataflow import is_one, is_tensor, rank_of
 from pitome_fx.passes.marks import Mark
 from pitome_fx.passes.masks import Mask, MaskUse
-from pitome_fx.passes.meetings import FILLING, SUMS, WHERE
+from pitome_fx.passes.meetings import FILLING, WHERE
 from pitome_fx.passes.products import Factor, product_of
 from pitome_fx.passes.replay import Labels
 from pitome_fx.passes.rule import rule_for
@@ -117,7 +117,9 @@ def _is_number_per_token(operand: Node, consumer: Node, place: int) -> bool:
     if not is_tensor(operand) or rank_of(operand) < -place or not is_tensor(consumer):
         return False
     own, whole = operand.meta["val"].shape, consumer.meta["val"].shape
-    narrower = any(is_one(a) and not is_one(b) for a, b in zip(own[::-1], whole[::-1], strict=False))
+    narrower = any(
+        is_one(a) and not is_one(b) for a, b in zip(own[::-1], whole[::-1], strict=False)
+    )
     return narrower and not is_one(own[place])
 
 

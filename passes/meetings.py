@@ -100,7 +100,6 @@ def _sign(node: Node, operand: Node) -> float:
 
 def _unreadable(meeting: Meeting) -> str:
     return (
-        f"unknown attention mask: {meeting.operand} meets scores in {meeting.consumer.target} where "
-        "queries and keys are not dimensions of their own, or keys are joined to others; mask the "
-        "scores before that"
+        f"unknown attention mask: {meeting.operand} meets scores in {meeting.consumer.target}, where "
+        "queries or keys share a dimension with others; mask the scores before that"
     )

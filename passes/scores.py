@@ -228,7 +228,9 @@ class Follower:
 
     def _sums_marked(self, product: Product) -> bool:
         factors = [f for f in (product.left, product.right) if f.node in self._values]
-        return any(self.marks.of(*(self._values[f.node].dims[at] for at in f.inner)) for f in factors)
+        return any(
+            self.marks.of(*(self._values[f.node].dims[at] for at in f.inner)) for f in factors
+        )
 
     def _operand(self, node: Node, is_marked: bool) -> Any:
         """Nothing but scores may give its name to queries or keys."""

@@ -11,7 +11,6 @@ from torch.fx import Node
 
 from pitome_fx.passes.axes import Dim
 from pitome_fx.passes.linear import Linear, linear_attention, masks_of_tokens
-from pitome_fx.passes.marks import Mark
 from pitome_fx.passes.masks import Mask, MaskKind
 from pitome_fx.passes.meetings import masks_of
 from pitome_fx.passes.products import Factor, arguments, product_of
