@@ -13,11 +13,12 @@ from torch.fx import Node
 from pitome_fx.passes import rules  # noqa: F401  (registers every token rule)
 from pitome_fx.passes.axes import Axis, Dim, dense_length, same_size
 from pitome_fx.passes.capture import Program
+from pitome_fx.passes.finder import find_sites
 from pitome_fx.passes.functional import aliases
 from pitome_fx.passes.masks import Mask, MaskKind, Masks
 from pitome_fx.passes.protect import protected_tokens
 from pitome_fx.passes.replay import Labels, Replay
-from pitome_fx.passes.sites import Site, find_sites, module_path
+from pitome_fx.passes.sites import Site, module_path
 from pitome_fx.passes.stream import Refusal, merge_point, reachable
 
 aten = torch.ops.aten
@@ -161,7 +162,8 @@ def _padding(site: Site, masks: Masks, *, fused_heads: bool) -> tuple[Mask, ...]
     """The padding masks of a site; refuses masks under which merging would be wrong."""
     if site.is_causal:
         raise Refusal("causal attention: a merged token would see its own future")
-    found: list[Mask] = []
+    # One mask often meets scores twice: two nodes that compute the same count once.
+    found: dict[object, Mask] = {}
     for mask in site.masks:
         kind = masks.kind_of(mask)
         if kind is MaskKind.CAUSAL:
@@ -173,8 +175,9 @@ def _padding(site: Site, masks: Masks, *, fused_heads: bool) -> tuple[Mask, ...]
             )
         part = masks.padding_part(mask, fused_heads)
         if part is not None:
-            found.append(part)
-    return tuple(found)
+            number = masks.dataflow.number(part.node)
+            found.setdefault((number, part.use, part.scale, part.queries, part.keys), part)
+    return tuple(found.values())
 
 
 def _refuse_writes(

@@ -18,6 +18,8 @@ aten = torch.ops.aten
 WHERE = (aten.where.self, aten.where.ScalarSelf, aten.where.ScalarOther)
 FILLING = (aten.masked_fill.Scalar, aten.masked_fill.Tensor)
 SUMS = (aten.add.Tensor, aten.sub.Tensor, aten.rsub.Tensor)
+READ = (*WHERE, *FILLING, *SUMS, *ADDING, *SCALING)
+"""Ops that say by themselves how a mask meets scores."""
 
 STRUCTURED = (
     "structured attention mask: which keys a query sees differs between queries, "
@@ -37,9 +39,11 @@ def masks_of(
             continue
         places = [place for side in at for place in side]
         whole = all(marks.is_whole(meeting.dims[place]) for place in places)
-        if (len(at[0]), len(at[1])) == (1, 1) and whole:
-            read.append(_as_mask(meeting, at[0][0], at[1][0], found.weights.weighing))
-        elif not masks.is_learned(meeting.operand):
+        learned = masks.is_learned(meeting.operand)
+        if (len(at[0]), len(at[1])) == (1, 1) and whole and meeting.consumer.target in READ:
+            before = found.weights.weighing and not meeting.weighing
+            read.append(_as_mask(meeting, at[0][0], at[1][0], scales=not (before and learned)))
+        elif not learned:
             differs = any(masks.differs_between_queries(meeting.operand, q) for q in at[0])
             reason = STRUCTURED if differs or not at[0] else _unreadable(meeting)
     return read, reason
@@ -60,19 +64,20 @@ def _is_filler(meeting: Meeting, masks: Masks) -> bool:
     )
 
 
-def _as_mask(meeting: Meeting, queries: int, keys: int, weighs: bool) -> Mask:
+def _as_mask(meeting: Meeting, queries: int, keys: int, *, scales: bool) -> Mask:
     """How the tensor meets scores, or weights.
 
     Args:
-        weighs: an exponential makes weights of scores somewhere; where none does, as under a
-            sigmoid or a square, what is multiplied by 0 may be hidden anywhere.
+        scales: a product with it hides keys where it is 0. Scores of 0 may become weights of 0,
+            by a square or by what fills them; only learned factors of scores have no such meaning.
     """
-    node, operand = meeting.consumer, meeting.operand
+    node: Any = meeting.consumer
+    operand = meeting.operand
     use, scale = MaskUse.KEEPS, 1.0
     adds = node.target == aten.add.Tensor or node.target in ADDING
     if node.target in FILLING or (node.target in WHERE and _is_scores(node.args[2], operand)):
         use = MaskUse.FILLS
-    elif node.target in SCALING and (meeting.weighing or not weighs):
+    elif node.target in SCALING and scales:
         use = MaskUse.SCALES
     elif node.target in SUMS:
         scale = _sign(node, operand)
@@ -100,6 +105,7 @@ def _sign(node: Node, operand: Node) -> float:
 
 def _unreadable(meeting: Meeting) -> str:
     return (
-        f"unknown attention mask: {meeting.operand} meets scores in {meeting.consumer.target}, where "
-        "queries or keys share a dimension with others; mask the scores before that"
+        f"unknown attention mask: {meeting.operand} meets scores in {meeting.consumer.target}, "
+        "which does not tell what it hides, or where queries or keys share a dimension with "
+        "others; mask scores by a sum, torch.where or masked_fill"
     )

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pitome_fx.passes.biases import exact_biases
-from tests.properties.spellings import LINEAR, SPELLINGS, Attend, keys_first, zero_key
+from tests.properties.spellings import LINEAR, SPELLINGS, Attend, zero_key
 from tests.properties.trial import LIMIT, Flat, Trial, rewritten, tried, worst_error
 
 TOKENS, WIDTH, HEADS = 16, 12, 3
@@ -83,12 +82,23 @@ def run(name: str, mask: str, *, twice: bool = False, **options: object) -> Tria
     return tried(rewritten(inputs, {**OPTIONS, **options}), inputs)
 
 
+def reasons(attend: Attend, masking: Masking, **options: object) -> list[str]:
+    """Why no site of a model merges; none may."""
+    outcome = rewritten(flat(attend, masking), {**OPTIONS, "ratio": 0.6, **options})
+    assert outcome.rewritten is None
+    return [outcome.plan.refusals[site] for site in outcome.detection.sites]
+
+
 @pytest.mark.parametrize(("name", "mask"), CASES)
 def test_spelling_keeps_the_law(name: str, mask: str) -> None:
     trial = run(name, mask, ratio=0.6)
     assert [block.reason for block in trial.report.blocks] == [None, None]
     assert worst_error(trial.output, trial.simulated) <= LIMIT
     assert worst_error(trial.output, trial.dense) > 1e-4
+    seen = trial.flat.inputs[1]
+    for groups in trial.assignments if mask == "padding" else []:
+        for item, group in zip(seen, groups, strict=True):
+            assert not set(group[item].tolist()) & set(group[~item].tolist())
 
 
 @pytest.mark.parametrize(("name", "mask"), CASES)
@@ -99,19 +109,116 @@ def test_equal_tokens_merge_without_a_trace(name: str, mask: str) -> None:
     assert worst_error(trial.output, trial.dense) <= LIMIT
 
 
-@pytest.mark.parametrize(("name", "mask"), [case for case in CASES if case[1] == "padding"])
-def test_padding_stays_among_itself(name: str, mask: str) -> None:
-    trial = run(name, mask, ratio=0.6)
-    seen = trial.flat.inputs[1]
-    for groups in trial.assignments:
-        for item, group in zip(seen, groups, strict=True):
-            assert not set(group[item].tolist()) & set(group[~item].tolist())
-
-
 @pytest.mark.parametrize("name", SPELLINGS)
 def test_causal_attention_is_refused(name: str) -> None:
-    outcome = rewritten(flat(SPELLINGS[name], causal), {**OPTIONS, "ratio": 0.6})
-    reasons = [outcome.plan.refusals[site] for site in outcome.detection.sites]
-    assert outcome.rewritten is None
-    assert reasons
-    assert all(reason.startswith("causal attention") for reason in reasons), reasons
+    found = reasons(SPELLINGS[name], causal)
+    assert len(found) == 2
+    assert all(reason.startswith("causal attention") for reason in found), found
+
+
+def square(hidden: Tensor | float = 1.0) -> Tensor:
+    """(N, N) 1 where a key is later than its query."""
+    return torch.ones(TOKENS, TOKENS, dtype=torch.float64).triu(1) * hidden
+
+
+def cut(z: Tensor, v: Tensor) -> Tensor:
+    return z.sigmoid().tril() @ v
+
+
+def scaled_sum(z: Tensor, v: Tensor) -> Tensor:
+    return torch.add(z, square(), alpha=-1e9).softmax(-1) @ v
+
+
+def difference(z: Tensor, v: Tensor) -> Tensor:
+    return (z - square(1e9)).softmax(-1) @ v
+
+
+def product(z: Tensor, v: Tensor) -> Tensor:
+    return (z * (1 - square())).relu() @ v
+
+
+def zeros_filled(z: Tensor, v: Tensor) -> Tensor:
+    z = z * (1 - square())
+    return z.masked_fill(z == 0, -torch.inf).softmax(-1) @ v
+
+
+def in_one_op(z: Tensor, v: Tensor) -> Tensor:
+    return torch.addcmul(z, square(), square(-1e9)).softmax(-1) @ v
+
+
+def interpolated(z: Tensor, v: Tensor) -> Tensor:
+    return torch.lerp(z, torch.full_like(z, -1e9), square()).softmax(-1) @ v
+
+
+def stacked(z: Tensor, v: Tensor) -> Tensor:
+    return torch.stack([z, square(-1e9).expand_as(z)]).sum(0).softmax(-1) @ v
+
+
+def cumulative(z: Tensor, v: Tensor) -> Tensor:
+    """Stick-breaking attention: each key takes its share of what earlier keys left."""
+    return (z - z.exp().cumsum(-1).log()).exp() @ v
+
+
+def element_by_element(z: Tensor, v: Tensor) -> Tensor:
+    return (z.softmax(-1).unsqueeze(-1) * v.unsqueeze(-3)).sum(-2)
+
+
+def turned(z: Tensor, v: Tensor) -> Tensor:
+    return (z + z.mT).softmax(-1) @ v
+
+
+REFUSED = {
+    cut: "causal attention",
+    scaled_sum: "causal attention",
+    difference: "causal attention",
+    product: "causal attention",
+    zeros_filled: "causal attention",
+    in_one_op: "structured attention mask",
+    interpolated: "structured attention mask",
+    stacked: "unknown attention: its scores go through aten.stack",
+    cumulative: "unknown attention: its scores go through aten.cumsum",
+    element_by_element: "unknown attention: weights and values are multiplied element by element",
+    turned: "unknown attention: its scores are those of several products",
+}
+
+
+@pytest.mark.parametrize("attend", REFUSED, ids=lambda f: f.__name__)
+def test_refused_for_its_true_reason(attend: Callable[[Tensor, Tensor], Tensor]) -> None:
+    found = reasons(lambda q, k, v, mask, sink: attend(q @ k.mT, v), unmasked)
+    assert len(found) == 2
+    assert all(reason.startswith(REFUSED[attend]) for reason in found), found
+
+
+@pytest.mark.parametrize("name", ["sink_column", "plus_one_padded", "differential"])
+def test_groups_count_once_in_every_softmax(name: str) -> None:
+    trial = run(name, "padding", ratio=0.6, proportional=False)
+    assert trial.merges == 2
+    assert worst_error(trial.output, trial.simulated) <= LIMIT
+    assert worst_error(trial.output, run(name, "padding", ratio=0.6).output) > 1e-4
+
+
+@pytest.mark.parametrize("name", ["by_hand", "sigmoid", "log_weights"])
+def test_groups_cannot_count_once_without_a_softmax(name: str) -> None:
+    found = reasons(SPELLINGS[name], unmasked, proportional=False)
+    assert all(reason.startswith("proportional=False counts") for reason in found)
+
+
+def test_a_learned_key_beside_those_of_the_tokens() -> None:
+    inputs = flat(zero_key, unmasked)
+    trial = tried(rewritten(inputs, {**OPTIONS, "ratio": 0.6}), inputs)
+    assert trial.merges == 2
+    assert worst_error(trial.output, trial.simulated) <= LIMIT
+    assert reasons(zero_key, padding)[0].startswith("unknown attention mask: it hides keys")
+
+
+def test_a_chain_of_products_is_no_attention_by_itself() -> None:
+    """Queries turned by a matrix that the model computes still meet their keys."""
+
+    def rotated(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, sink: Tensor) -> Tensor:
+        turn = (q.mean(-2, keepdim=True) * k.mean(-2, keepdim=True)).mT @ sink.sum().expand(1, 4)
+        return ((q @ turn) @ k.mT).softmax(-1) @ v
+
+    inputs = flat(rotated, unmasked)
+    trial = tried(rewritten(inputs, {**OPTIONS, "ratio": 0.6}), inputs)
+    assert [block.reason for block in trial.report.blocks] == [None, None]
+    assert worst_error(trial.output, trial.simulated) <= LIMIT

@@ -128,7 +128,10 @@ def einsum(
         value = step(equation, operands, **kwargs)
         return TokenTensor(value, step.fresh_like(value))
     operands = [
-        replace(x, dims=tuple(d if c in output else _as_parts(d) for c, d in zip(t, x.dims, strict=True)))
+        replace(
+            x,
+            dims=tuple(d if c in output else _as_parts(d) for c, d in zip(t, x.dims, strict=True)),
+        )
         for x, t in zip(operands, letters, strict=True)
     ]
     dims, operands = _letters(step, letters, operands)

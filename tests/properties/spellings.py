@@ -1,7 +1,7 @@
 """Attention that is no plain softmax, or none that is spelled so: products with q, k and v alike.
 
-Each is a function of q, k, v (B, H, N, D), a mask (bool: True is seen; float: added to scores; None)
-and one learned number per head, for those that have a sink.
+Each is a function of q, k, v (B, H, N, D), a mask (bool: True is seen; float: added to scores;
+None) and one learned number per head, for those that have a sink.
 """
 
 from __future__ import annotations
