@@ -17,7 +17,7 @@ import torch.utils._pytree as pytree
 from torch.fx import Node
 
 from pitome_fx.passes.axes import Atom, Axis, TokenTensor, is_single
-from pitome_fx.passes.dataflow import is_one, is_tensor, rank_of
+from pitome_fx.passes.dataflow import CONSTANT_FILL, is_one, is_tensor, rank_of
 from pitome_fx.passes.marks import Mark, Marks
 from pitome_fx.passes.products import ADDING, Product, arguments, product_of
 from pitome_fx.passes.replay import Replay
@@ -36,6 +36,9 @@ from pitome_fx.passes.scores import (
 )
 
 aten = torch.ops.aten
+
+LENDING = ("expand_as", "view_as", "reshape_as", "type_as", "to")
+"""Ops whose further operands say of which shape or dtype the first is to be."""
 
 
 class Follower:
@@ -61,7 +64,7 @@ class Follower:
                 self._visit(node)
 
     def _visit(self, node: Node) -> None:
-        carriers = [source for source in node.all_input_nodes if source in self._scores]
+        carriers = [source for source in _sources(node) if source in self._scores]
         known = [source for source in carriers if self._scores[source].products]
         product = product_of(node)
         if product is not None:
@@ -160,7 +163,7 @@ class Follower:
                     return False
                 if not all(self._agree(own, value) for own in before):
                     state = replace(state, oddities=(*state.oddities, node))
-                others = [n for n in node.all_input_nodes if n not in carriers]
+                others = [n for n in _sources(node) if n not in carriers]
                 state = self._met(node, value, state, others)
             elif self._is_stacked(node, value, carriers):
                 state = replace(state, oddities=(*state.oddities, node))
@@ -249,11 +252,23 @@ class Follower:
         """Note of what is no scores itself which scores it was computed from."""
         found = [
             self._scores[n].origins if n in self._scores else self._derived.get(n, frozenset())
-            for n in node.all_input_nodes
+            for n in _sources(node)
         ]
         origins = frozenset[Node]().union(*found)
         if origins:
             self._derived[node] = origins
+
+
+def _sources(node: Node) -> list[Node]:
+    """The inputs whose values the node computes with; others lend a shape or a dtype."""
+    target: Any = node.target
+    if not isinstance(target, torch._ops.OpOverload):
+        return node.all_input_nodes
+    name = target._schema.name.removeprefix("aten::")
+    if name in CONSTANT_FILL:
+        return []
+    lends = name in LENDING and isinstance(node.args[0], Node)
+    return [n for n in node.all_input_nodes if n is node.args[0]] if lends else node.all_input_nodes
 
 
 def _nameless(x: TokenTensor) -> TokenTensor:
