@@ -8,7 +8,7 @@ with the values, and so these were the keys.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch.fx import Node
 
-from pitome_fx.passes.axes import Atom, Axis, TokenTensor, is_single
+from pitome_fx.passes.axes import Atom, Axis, TokenTensor, is_single, same_size
 from pitome_fx.passes.dataflow import CONSTANT_FILL, is_one, is_tensor, rank_of
 from pitome_fx.passes.marks import Mark, Marks
 from pitome_fx.passes.products import ADDING, Product, arguments, product_of
@@ -97,7 +97,7 @@ class Follower:
         value = TokenTensor(node.meta["val"], tuple(dims), origin=node)
         given = arguments(node)
         added = [given["self"]] if node.target in ADDING and given.get("beta", 1) != 0 else []
-        self._keep(node, value, self._met(node, value, Scores(frozenset({node})), added))
+        self._keep(node, value, self._met(node, value, Scores(frozenset({node})), (), added))
 
     def _begin_unknown(self, node: Node) -> bool:
         """A softmax whose scores are no product: its weights can be followed all the same."""
@@ -152,7 +152,7 @@ class Follower:
         if isinstance(value, TokenTensor):
             first = before[0]
             if not self._is_marked(value, before):
-                if not isinstance(first, TokenTensor) or value.data.shape != first.data.shape:
+                if not isinstance(first, TokenTensor) or not _has_shape_of(first, value):
                     return False
                 # Taken to leave queries and keys where they were; the reason will name the op.
                 value = replace(value, dims=first.dims)
@@ -163,8 +163,7 @@ class Follower:
                     return False
                 if not all(self._agree(own, value) for own in before):
                     state = replace(state, oddities=(*state.oddities, node))
-                others = [n for n in _sources(node) if n not in carriers]
-                state = self._met(node, value, state, others)
+                state = self._met(node, value, state, carriers, _sources(node))
             elif self._is_stacked(node, value, carriers):
                 state = replace(state, oddities=(*state.oddities, node))
             state = _after(node, state, value, self.marks)
@@ -234,13 +233,21 @@ class Follower:
         dim = arguments(node).get("dim", 0)
         return bool(others) and not self.marks.of(value.dims[dim])
 
-    def _met(self, node: Node, value: TokenTensor, state: Scores, others: Iterable[Node]) -> Scores:
+    def _met(
+        self,
+        node: Node,
+        value: TokenTensor,
+        state: Scores,
+        scores: Sequence[Node],
+        sources: Iterable[Node],
+    ) -> Scores:
         """The scores, after other tensors met them along queries or keys."""
         places = self.marks.places(value.dims, self.marks.of(*value.dims))
         met = tuple(
-            Meeting(other, node, value.dims, state.weighing)
-            for other in others
+            Meeting(other, node, tuple(scores), value.dims, state.weighing)
+            for other in sources
             if is_tensor(other)
+            and other not in scores
             and not self._derived.get(other, frozenset()) & state.origins
             and any(
                 rank_of(other) >= -at and not is_one(other.meta["val"].shape[at]) for at in places
@@ -269,6 +276,10 @@ def _sources(node: Node) -> list[Node]:
         return []
     lends = name in LENDING and isinstance(node.args[0], Node)
     return [n for n in node.all_input_nodes if n is node.args[0]] if lends else node.all_input_nodes
+
+
+def _has_shape_of(x: TokenTensor, y: TokenTensor) -> bool:
+    return len(x.dims) == len(y.dims) and all(map(same_size, x.data.shape, y.data.shape))
 
 
 def _nameless(x: TokenTensor) -> TokenTensor:

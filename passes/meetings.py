@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from pitome_fx.passes.dataflow import is_one, is_tensor, rank_of
+from pitome_fx.passes.dataflow import is_one, rank_of
 from pitome_fx.passes.marks import Mark, Marks
 from pitome_fx.passes.masks import Mask, Masks, MaskUse
 from pitome_fx.passes.products import ADDING, arguments
@@ -75,7 +75,7 @@ def _as_mask(meeting: Meeting, queries: int, keys: int, *, scales: bool) -> Mask
     operand = meeting.operand
     use, scale = MaskUse.KEEPS, 1.0
     adds = node.target == aten.add.Tensor or node.target in ADDING
-    if node.target in FILLING or (node.target in WHERE and _is_scores(node.args[2], operand)):
+    if node.target in FILLING or (node.target in WHERE and node.args[1] not in meeting.scores):
         use = MaskUse.FILLS
     elif node.target in SCALING and scales:
         use = MaskUse.SCALES
@@ -86,10 +86,6 @@ def _as_mask(meeting: Meeting, queries: int, keys: int, *, scales: bool) -> Mask
         scale = float(arguments(node).get("beta", 1))
     plain = adds and scale == 1 and not meeting.weighing and (queries, keys) == (-2, -1)
     return Mask(operand, node, use, plain, scale, queries, keys)
-
-
-def _is_scores(argument: Any, operand: Node) -> bool:
-    return isinstance(argument, Node) and is_tensor(argument) and argument is not operand
 
 
 def _sign(node: Node, operand: Node) -> float:

@@ -33,12 +33,14 @@ class Meeting:
     """A tensor that meets scores or weights, and is none of them.
 
     Attributes:
+        scores: the operands that are scores.
         dims: the marked dimensions of what comes of it.
         weighing: it comes after a softmax or an exponential.
     """
 
     operand: Node
     consumer: Node
+    scores: tuple[Node, ...]
     dims: tuple[Dim, ...]
     weighing: bool
 
@@ -76,6 +78,7 @@ class Weighing:
     """A product of weights and values, summed over keys.
 
     Attributes:
+        scores: the operands that are scores.
         dims: the marked dimensions of the weights.
         keys: the marks of the dimension summed over.
         values: the other factor.
