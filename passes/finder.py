@@ -10,7 +10,7 @@ from torch.fx import Node
 
 from pitome_fx.passes.axes import Dim
 from pitome_fx.passes.follow import Follower
-from pitome_fx.passes.linear import Linear, linear_attention, masks_of_tokens
+from pitome_fx.passes.linear import Linear, linear_attention, made_by_layers, masks_of_tokens
 from pitome_fx.passes.meetings import masks_of
 from pitome_fx.passes.products import Factor, arguments, product_of
 from pitome_fx.passes.replay import Replay
@@ -50,13 +50,14 @@ class Finder:
         self.dims = replay.labels.dims
         self.order = order
         self.follower = Follower(replay)
+        self.made = made_by_layers(replay.labels)
 
     def sites(self) -> list[Site]:
         """One for every product of queries and keys, and one for every softmax of other scores."""
         known: dict[Node, Site] = {}
         taken: set[Node] = set()
         for found in self.follower.weighings:
-            linear = linear_attention(found, self.replay.labels)
+            linear = linear_attention(found, self.replay.labels, self.made)
             if linear is not None:
                 key, site = linear.node, self._linear_site(found, linear)
                 taken.add(key)

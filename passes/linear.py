@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch.fx import Node
 
-from pitome_fx.passes.axes import Dim
+from pitome_fx.passes.axes import Axis, Dim
 from pitome_fx.passes.dataflow import is_one, is_tensor, rank_of
 from pitome_fx.passes.marks import Mark
 from pitome_fx.passes.masks import Mask, MaskUse
@@ -20,6 +20,8 @@ from pitome_fx.passes.rules.pointwise import pointwise
 from pitome_fx.passes.scores import SCALING, Weighing
 
 aten = torch.ops.aten
+
+CONVOLUTIONS = (aten.conv1d.default, aten.conv2d.default, aten.conv3d.default)
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,23 @@ class Linear:
     tokens: Dim
 
 
-def linear_attention(found: Weighing, labels: Labels) -> Linear | None:
+def made_by_layers(labels: Labels) -> frozenset[Axis]:
+    """Axes that a layer's weights give rise to: they are channels, and no tokens."""
+    return frozenset(
+        axis
+        for (node, _, at), axis in labels.axes.items()
+        if node.target == aten.linear.default or (node.target in CONVOLUTIONS and at == 1)
+    )
+
+
+def linear_attention(found: Weighing, labels: Labels, made: frozenset[Axis]) -> Linear | None:
     """A product with the tokens' queries of what was summed over the tokens before, if it is one.
 
-    Something curved in between makes it attention over channels.
+    Something curved in between makes it attention over channels. With nothing curved, (q·kᵀ)·v and
+    q·(kᵀ·v) are one shape with tokens and features exchanged: features are what a layer made.
+
+    Args:
+        made: axes that layers made.
     """
     if not found.weights.linear or len(found.weights.products) != 1:
         return None
@@ -57,13 +72,28 @@ def linear_attention(found: Weighing, labels: Labels) -> Linear | None:
         ("right", product.right, product.left),
     ):
         features = _places(keys, side, found.keys, labels)
-        tokens = [at for at in keys.inner if labels.dims[keys.node][at] in own]
+        inner = [at for at in keys.inner if labels.dims[keys.node][at]]
+        tokens = [at for at in inner if labels.dims[keys.node][at] in own]
         if features and tokens:
             dims = labels.dims[keys.node]
             token, feature = (len(dims) + places[-1] for places in (tokens, features))
+            outer = [labels.dims[f.node][at] for f in (keys, values) for at, _ in f.outer]
+            alike = outer.count(dims[feature]) > 1
+            if _is_made(dims[token], made) or (alike and not _is_made(dims[feature], made)):
+                continue
             query = found.values.node
             return Linear(node, query, keys.node, values.node, token, feature, dims[token])
     return None
+
+
+def _is_made(dim: Dim, made: frozenset[Axis]) -> bool:
+    return any(atom.axis.weak or _root(atom.axis) in made for atom in dim)
+
+
+def _root(axis: Axis) -> Axis:
+    """The axis that it is a window or a factor of, through and through."""
+    larger = axis.base or axis.whole
+    return axis if larger is None else _root(larger)
 
 
 def _places(factor: Factor, side: str, marks: frozenset[Mark], labels: Labels) -> list[int]:

@@ -106,7 +106,12 @@ def test_equal_tokens_merge_without_a_trace(name: str, mask: str) -> None:
     """A witness that shares nothing with the rules: what is equal may be counted instead."""
     trial = run(name, mask, twice=True, r=TOKENS // 2, blocks=[0])
     assert trial.merges == 1
-    assert worst_error(trial.output, trial.dense) <= LIMIT
+    if mask == "padding":
+        # Tokens that nobody sees may merge with any of their kind.
+        seen = trial.flat.inputs[1]
+        assert worst_error((trial.output[0][seen],), (trial.dense[0][seen],)) <= LIMIT
+    else:
+        assert worst_error(trial.output, trial.dense) <= LIMIT
 
 
 @pytest.mark.parametrize("name", SPELLINGS)
