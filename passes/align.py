@@ -206,7 +206,7 @@ def _is_constant_in_groups(
         and space is not None
         and space.step is not None
         and x.origin is not None
-        and position == -1
+        and all(is_single(dim) for dim in x.dims[len(x.dims) + position + 1 :])
         and not trailing
         and masks.dataflow.number(x.origin) in space.padding
     )
@@ -256,8 +256,19 @@ def align_along(
     The other one of the last two dimensions is each operand's own and stays.
     """
     other = -3 - dim
+    if is_joined_alike(a.dims[dim], b.dims[dim]):
+        b = with_dim(b, dim, a.dims[dim])
     (left, right), _ = align(step, [hide(a, other), hide(b, other)], batch=batch_axes([a, b]))
     return with_dim(left, other, a.dims[other]), with_dim(right, other, b.dims[other])
+
+
+def is_joined_alike(a: Dim, b: Dim) -> bool:
+    """Are both concatenations of the same merged tokens and of as many others, made one by one?"""
+    spaces = [dim[0].space if len(dim) == 1 else None for dim in (a, b)]
+    parts = [() if space is None else space.parts for space in spaces]
+    return len(parts[0]) == len(parts[1]) > 0 and all(
+        same_size(m, n) and own is other for (m, own), (n, other) in zip(*parts, strict=True)
+    )
 
 
 def batch_axes(operands: Iterable[TokenTensor]) -> frozenset[Axis]:

@@ -121,15 +121,15 @@ class Axis:
         return list(self._windows.values())
 
     @property
-    def is_part(self) -> bool:
-        """Is it a factor of a larger axis?"""
-        return self._whole is not None
+    def whole(self) -> Axis | None:
+        """The larger axis that it is a factor of, None if it is no factor."""
+        return None if self._whole is None else self._whole[0]
 
     def within(self, units: Container[Axis] = ()) -> Axis:
         """The unit, or else the whole axis, that it is a piece of; itself if it is none."""
         axis = self
-        while axis not in units and axis._whole is not None:
-            axis = axis._whole[0]
+        while axis not in units and axis.whole is not None:
+            axis = axis.whole
         return axis
 
     def split(self, outer: Size, inner: Size) -> tuple[Axis, Axis]:

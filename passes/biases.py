@@ -15,17 +15,17 @@ import torch
 from torch.fx import Node
 
 from pitome_fx.passes.masks import FUSING, MaskKind, Masks
-from pitome_fx.passes.operands import SAME_VALUES, value_operands
-from pitome_fx.passes.scores import PRODUCTS, WHERE, arguments, factors, leads_to_product
-from pitome_fx.passes.sites import SDPA, SOFTMAX, Site
+from pitome_fx.passes.meetings import FILLING
+from pitome_fx.passes.operands import value_operands
+from pitome_fx.passes.products import arguments, product_of
+from pitome_fx.passes.scores import ALIKE, LOG_SOFTMAX, SCALING, SDPA, SOFTMAX
+from pitome_fx.passes.sites import Site
 
 aten = torch.ops.aten
 
-ALIKE = (*SAME_VALUES, aten.dropout.default)
+WEIGHING = (*SOFTMAX, aten.exp.default)
 MOVING = (aten.permute.default, aten.transpose.int, aten.mT.default)
 ADDING = (aten.add.Tensor, aten.sub.Tensor)
-SCALING = (aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar)
-FILLING = (*WHERE, aten.masked_fill.Scalar, aten.masked_fill.Tensor)
 
 
 def exact_biases(sites: Sequence[Site], masks: Masks) -> frozenset[tuple[Node, Node]]:
@@ -36,7 +36,7 @@ def exact_biases(sites: Sequence[Site], masks: Masks) -> frozenset[tuple[Node, N
     found = set()
     for site in sites:
         adding = [mask for mask in site.masks if mask.adds]
-        learned = [m for m in adding if masks.kind(m.node, m.use) is MaskKind.BIAS]
+        learned = [m for m in adding if masks.kind_of(m) is MaskKind.BIAS]
         for mask in [*learned, *adding][:1]:
             if site.node.target == SDPA or _is_only_summed(mask.consumer):
                 found.add((mask.consumer, mask.node))
@@ -52,6 +52,7 @@ def _is_only_summed(addition: Node) -> bool:
     # What still has a value for each key, and where its keys are, counted from the end.
     per_key: dict[Node, int] = {addition: -1}
     weights: set[Node] = set()
+    peaks: set[Node] = set()
     pending = [addition]
     while pending:
         node = pending.pop()
@@ -59,13 +60,13 @@ def _is_only_summed(addition: Node) -> bool:
             if node not in value_operands(user):
                 continue
             weighs = node in weights
-            if _sums(user, node, per_key[node]):
+            if weighs and _sums(user, node, per_key[node]):
                 continue
-            if not weighs and _is_peak(user, per_key[node]):
+            if not weighs and _leaves_no_key(user, per_key[node], peaks):
                 continue
             follow = _after_softmax if weighs else _before_softmax
             place = follow(user, node, per_key[node])
-            weighs = weighs or user.target in SOFTMAX
+            weighs = weighs or user.target in WEIGHING
             if place is None:
                 return False
             if user not in per_key:
@@ -75,28 +76,42 @@ def _is_only_summed(addition: Node) -> bool:
             elif per_key[user] != place or (user in weights) != weighs:
                 # Keys meet queries, or weights meet scores.
                 return False
-    return all(_is_linear(node, per_key) for node in weights)
+    if peaks and any(node.target == aten.exp.default for node in weights):
+        # By hand a row's maximum need not cancel: exp(s − m) / (1 + Σ exp(s − m)).
+        return False
+    scores = (node for node in per_key if node not in weights and node is not addition)
+    return all(_is_linear(node, per_key) for node in weights) and all(
+        sum(source in per_key for source in node.all_input_nodes) == 1 for node in scores
+    )
+
+
+def _leaves_no_key(user: Node, place: int, peaks: set[Node]) -> bool:
+    """Is nothing left of single keys, but log Σ exp over them or a maximum that only shifts?"""
+    if user.target == aten.logsumexp.default:
+        return _reduces(user, place)
+    is_peak = _is_peak(user, place)
+    peaks.update([user] if is_peak else [])
+    return is_peak
 
 
 def _before_softmax(user: Node, node: Node, place: int) -> int | None:
     """Where the keys are in what is computed from scores, None if they are not just shifted."""
-    if user.target in SOFTMAX:
+    if user.target in (*SOFTMAX, *LOG_SOFTMAX):
         dim, rank = arguments(user)["dim"], user.meta["val"].dim()
         return place if dim % rank == place % rank else None
+    if user.target == aten.exp.default:
+        return place
     if user.target in ADDING:
         return place if _shifts(user, node) else None
     return _rearranged(user, node, place)
 
 
 def _shifts(addition: Node, scores: Node) -> bool:
-    """Is it these scores, as they are, and something that is no scores?"""
+    """Is it these scores, as they are, and something else?"""
     first, second = addition.args[:2]
     if (first is scores) == (second is scores) or addition.kwargs.get("alpha", 1) != 1:
         return False
-    if addition.target == aten.sub.Tensor and second is scores:
-        return False
-    other = second if first is scores else first
-    return not (isinstance(other, Node) and leads_to_product(other))
+    return addition.target == aten.add.Tensor or first is scores
 
 
 def _after_softmax(user: Node, node: Node, place: int) -> int | None:
@@ -137,15 +152,10 @@ def _sums(user: Node, node: Node, place: int) -> bool:
     """Does it sum over the keys, so that nothing is left of single ones?"""
     if user.target in (aten.sum.dim_IntList, aten.mean.dim):
         return _reduces(user, place)
-    if user.target not in PRODUCTS:
+    product = product_of(user)
+    if product is None:
         return False
-    given = arguments(user)
-    if user.target != aten.einsum.default:
-        return [at for x, at in zip(factors(user), (-1, -2), strict=True) if x is node] == [place]
-    inputs, arrow, output = given["equation"].replace(" ", "").partition("->")
-    terms = zip(inputs.split(","), given["tensors"], strict=True)
-    own = [term for term, x in terms if x is node]
-    return len(own) == 1 and bool(arrow) and own[0][place] not in output
+    return [place in f.inner for f in (product.left, product.right) if f.node is node] == [True]
 
 
 def _reduces(user: Node, place: int) -> bool:

@@ -16,6 +16,7 @@ from pitome_fx.passes.axes import Axis, Dim, dense_length, same_size
 from pitome_fx.passes.capture import Program
 from pitome_fx.passes.dataflow import Dataflow, is_float
 from pitome_fx.passes.failures import module_path
+from pitome_fx.passes.finder import find_sites
 from pitome_fx.passes.functional import aliases, written_by
 from pitome_fx.passes.masks import Mask, MaskKind, Masks
 from pitome_fx.passes.operands import value_operands
@@ -23,7 +24,7 @@ from pitome_fx.passes.paths import Paths
 from pitome_fx.passes.protect import protected_tokens
 from pitome_fx.passes.replay import Labels, Replay
 from pitome_fx.passes.severed import Severed
-from pitome_fx.passes.sites import Site, find_sites
+from pitome_fx.passes.sites import Site
 from pitome_fx.passes.stream import merge_point, reachable
 
 aten = torch.ops.aten
@@ -107,7 +108,7 @@ def detect(program: Program, protect: int | None) -> Detection:
     blocks: list[Block] = []
     refusals: dict[Site, str] = {}
     whole_axes: dict[Dim, Axis] = {}
-    sites = find_sites(program.graph, labels)
+    sites = find_sites(replay)
     vmapped = program.graph.graph.find_nodes(op="call_function", target=_add_batch_dim)
     attending = frozenset(site.node for site in sites)
     known = _Known(program, Paths(replay), masks, constant, order, attending)
@@ -168,7 +169,7 @@ def _block(site: Site, known: _Known, whole_axes: dict[Dim, Axis], protect: int 
     before = reachable([site.query, site.keys], known.order, forward=False)
     point = merge_point(site, tokens, known.paths, before, known.attending)
     if point is None:
-        is_split = any(atom.axis.is_part for atom in tokens)
+        is_split = any(atom.axis.whole is not None for atom in tokens)
         why = REGROUPED if is_split else known.severed.of_stream(site, tokens) or NO_RESIDUAL
         raise Refusal(why)
     _refuse_writes(known.program, point, tokens, labels, known.order)
@@ -198,7 +199,7 @@ def _join_the_same(queries: Dim, keys: Dim) -> bool:
 def _look_at_masks(site: Site, masks: Masks) -> None:
     """Answer now what the rewrite will ask: masks are evaluated outside of any tracing."""
     for mask in site.masks:
-        masks.kind(mask.node, mask.use)
+        masks.kind_of(mask)
         masks.differs_between_queries(mask.node)
         masks.is_learned(mask.node)
 
@@ -207,9 +208,10 @@ def _padding(site: Site, masks: Masks, *, fused_heads: bool) -> tuple[Mask, ...]
     """The padding masks of a site; refuses masks under which merging would be wrong."""
     if site.is_causal:
         raise Refusal("causal attention: a merged token would see its own future")
-    found: list[Mask] = []
+    # One mask often meets scores twice: two nodes that compute the same count once.
+    found: dict[object, Mask] = {}
     for mask in site.masks:
-        kind = masks.kind(mask.node, mask.use)
+        kind = masks.kind_of(mask)
         if kind is MaskKind.CAUSAL:
             raise Refusal("causal attention mask: a merged token would see its own future")
         if kind is MaskKind.STRUCTURED:
@@ -219,8 +221,9 @@ def _padding(site: Site, masks: Masks, *, fused_heads: bool) -> tuple[Mask, ...]
             )
         part = masks.padding_part(mask, fused_heads)
         if part is not None:
-            found.append(part)
-    return tuple(found)
+            number = masks.dataflow.number(part.node)
+            found.setdefault((number, part.use, part.scale, part.queries, part.keys), part)
+    return tuple(found.values())
 
 
 def _refuse_writes(

@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.fx import Node
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from pitome_fx.passes.axes import same_size
+from pitome_fx.passes.axes import Dim, same_size
 from pitome_fx.passes.dataflow import Dataflow, is_float, is_one, is_tensor, rank_of
 from pitome_fx.passes.operands import SAME_VALUES, value_operands
 
@@ -48,13 +48,34 @@ class Mask:
     """A mask or bias of an attention site, and the node where the scores meet it.
 
     Attributes:
-        adds: it reaches the softmax as a plain summand of the scores, neither scaled nor squashed.
+        adds: it meets the scores as a plain summand.
+        scale: what it is multiplied with where it is added.
+        queries, keys: their dimensions, counted from the end; queries None where it meets keys or
+            values, and no scores.
     """
 
     node: Node
     consumer: Node
     use: MaskUse = MaskUse.KEEPS
     adds: bool = False
+    scale: float = 1.0
+    queries: int | None = -2
+    keys: int = -1
+
+    def rows(self, values: Tensor) -> Tensor:
+        """Its values as (…, Q, K): what is added to scores, or multiplied with them."""
+        rank = max(-self.keys, -(self.queries or 0))
+        values = values[(None,) * (rank - values.dim())]
+        if self.queries is None:
+            values = values.movedim(self.keys, -1).unsqueeze(-2)
+        else:
+            values = values.movedim((self.queries, self.keys), (-2, -1))
+        return values if self.scale == 1 else values * self.scale
+
+    def lead(self, dims: tuple[Dim, ...]) -> tuple[Dim, ...]:
+        """Of its dimensions, or of the scores', those that ``rows`` puts before Q and K."""
+        own = {self.keys, self.queries}
+        return tuple(dim for at, dim in enumerate(dims, -len(dims)) if at not in own)
 
 
 FUSING = (
@@ -115,30 +136,40 @@ class Masks:
     parameters: Mapping[Node, Tensor]
     constants: frozenset[Node]
     dataflow: Dataflow = field(default_factory=Dataflow)
-    _kinds: dict[tuple[Node, MaskUse], MaskKind] = field(default_factory=dict)
+    _kinds: dict[Mask, MaskKind] = field(default_factory=dict)
+    _structured: set[Node] = field(default_factory=set)
     _learned: dict[Node, bool] = field(default_factory=dict)
 
-    def kind(self, mask: Node, use: MaskUse = MaskUse.KEEPS) -> MaskKind:
-        """What a mask (…, Q, K) does to the scores."""
-        if (mask, use) not in self._kinds:
-            self._kinds[mask, use] = self._judge(mask, use)
-        return self._kinds[mask, use]
+    def kind(self, node: Node) -> MaskKind:
+        """What a mask (…, Q, K) does to the scores that it is added to."""
+        return self.kind_of(Mask(node, node))
 
-    def _judge(self, mask: Node, use: MaskUse) -> MaskKind:
-        value = self.dataflow.known(mask)
+    def kind_of(self, mask: Mask) -> MaskKind:
+        """What a mask does to the scores that it meets."""
+        mask = replace(mask, consumer=mask.node, adds=False)
+        if mask not in self._kinds:
+            kind = self._kinds[mask] = self._judge(mask)
+            if kind in (MaskKind.CAUSAL, MaskKind.STRUCTURED):
+                self._structured.add(mask.node)
+        return self._kinds[mask]
+
+    def _judge(self, mask: Mask) -> MaskKind:
+        value = self.dataflow.known(mask.node)
         if value is not None:
-            return _kind_of_value(value, use)
-        if use is MaskUse.SCALES and self.differs_between_queries(mask):
+            return _kind_of_value(mask.rows(value), mask.use)
+        differs = mask.queries is not None and self.differs_between_queries(mask.node, mask.queries)
+        if mask.use is MaskUse.SCALES and differs:
             return MaskKind.STRUCTURED
-        if not self.differs_between_queries(mask):
+        if not differs:
             return MaskKind.PADDING
-        if self._is_bias(mask):
+        is_bias = self.is_learned if (mask.queries, mask.keys) != (-2, -1) else self._is_bias
+        if is_bias(mask.node):
             return MaskKind.BIAS
-        return MaskKind.CAUSAL if self._is_causal(mask, use) else MaskKind.STRUCTURED
+        return MaskKind.CAUSAL if self._is_causal(mask) else MaskKind.STRUCTURED
 
-    def differs_between_queries(self, mask: Node) -> bool:
-        """May two queries see the mask differently?"""
-        return self.dataflow.varies_along(mask, -2)
+    def differs_between_queries(self, mask: Node, queries: int = -2) -> bool:
+        """May two queries, in a dimension counted from the end, see the mask differently?"""
+        return self.dataflow.varies_along(mask, queries)
 
     def padding_part(self, mask: Mask, fused_heads: bool = False) -> Mask | None:
         """The part of a mask that is the same for every query and head, None if it has none.
@@ -149,11 +180,15 @@ class Masks:
         node = mask.node
         value = self.dataflow.known(node)
         if value is not None:
-            return mask if self.kind(node, mask.use) is MaskKind.PADDING else None
+            return mask if self.kind_of(mask) is MaskKind.PADDING else None
         if node in self.constants:
             return None
-        if not self.differs_between_queries(node):
+        if mask.queries is None:
+            return mask
+        if not self.differs_between_queries(node, mask.queries):
             return None if self._differs_between_heads(node, fused_heads) else mask
+        if (mask.queries, mask.keys) != (-2, -1):
+            return None
         source = _before_fusing(node)
         if source is not None:
             return self.padding_part(replace(mask, node=source))
@@ -187,8 +222,7 @@ class Masks:
 
     def is_structured(self, node: Node) -> bool:
         """Was the node found to show different keys to different queries?"""
-        unlike = (MaskKind.CAUSAL, MaskKind.STRUCTURED)
-        return any(self._kinds.get((node, use)) in unlike for use in MaskUse)
+        return node in self._structured
 
     def _is_bias(self, node: Node) -> bool:
         """Is it a sum of learned values and of parts that are the same for every query?"""
@@ -231,12 +265,12 @@ class Masks:
         inputs = (n for n in _upstream(node) if n.op == "placeholder" and is_tensor(n))
         return all(n in self.constants for n in inputs)
 
-    def _is_causal(self, mask: Node, use: MaskUse) -> bool:
+    def _is_causal(self, mask: Mask) -> bool:
         """Is it, or some part of it, lower triangular? (Only to give the reason by its name.)"""
-        whole = self.dataflow.example(mask)
+        whole = self.dataflow.example(mask.node)
         if isinstance(whole, Tensor):
-            return _kind_of_value(whole, use) is MaskKind.CAUSAL
-        for node in _upstream(mask):
+            return _kind_of_value(mask.rows(whole), mask.use) is MaskKind.CAUSAL
+        for node in _upstream(mask.node):
             if node.target in (aten.tril.default, aten.triu.default):
                 return True
             value = self.dataflow.example(node)

@@ -70,12 +70,12 @@ def kept_apart(
 def _hidden_keys(replay: Replay, block: Block, mask: Mask) -> Tensor:
     """Which dense tokens the mask hides, (B, N) bool."""
     value = replay.env[mask.node]
-    row = value.data if len(value.dims) < 2 else value.data.narrow(-2, 0, 1)
+    row = mask.rows(value.data).narrow(-2, 0, 1)
     if mask.use is MaskUse.KEEPS:
         hidden = is_masking(row)
     else:
         hidden = row if mask.use is MaskUse.FILLS else row == 0
-    dims = (*value.dims[:-2], (), (Atom(block.axis),))[-len(value.dims) :]
+    dims = (*mask.lead(value.dims), (), (Atom(block.axis),))
     lead = _lead(replay, block, mask)
     if len(lead) == 1 and len(dims) == 4:
         # The mask before its heads were fused with the batch.
@@ -94,8 +94,8 @@ def _lead(replay: Replay, block: Block, mask: Mask) -> tuple[Dim, ...]:
     for dims in named:
         axes = {atom.axis for dim in dims for atom in dim} if isinstance(dims, tuple) else set()
         if len(dims) == len(named[0]) and axes.issuperset(block.batch):
-            return dims[:-2]
-    return named[0][:-2]
+            return mask.lead(dims)
+    return mask.lead(named[0])
 
 
 def _rows(hidden: TokenTensor, lead: tuple[Dim, ...], block: Block) -> Tensor:

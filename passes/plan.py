@@ -106,6 +106,11 @@ def _allowed(detection: Detection, options: Options) -> tuple[list[Block], dict[
     for block in first_per_point(detection.blocks):
         if options.blocks is not None and block.site.number not in options.blocks:
             refusals[block.site] = "excluded by the option blocks"
+        elif not options.proportional and not block.site.softmaxes:
+            refusals[block.site] = (
+                "proportional=False counts each group of keys once in a softmax, and no softmax "
+                "alone weighs these keys; leave proportional=True"
+            )
         else:
             blocks.append(block)
     return blocks, refusals

@@ -121,7 +121,11 @@ class Replay:
             return self._named(node, next(feed))
         if node.op == "get_attr":
             return self._named(node, _attribute(self.graph, str(node.target)))
-        args, kwargs = torch.fx.node.map_arg((node.args, dict(node.kwargs)), self.env.__getitem__)
+        return self.computed(node, self.env.__getitem__)
+
+    def computed(self, node: Node, operand: Callable[[Node], Any]) -> Any:
+        """What a node computes from the values that ``operand`` gives for its inputs."""
+        args, kwargs = torch.fx.node.map_arg((node.args, dict(node.kwargs)), operand)
         if node.target is operator.getitem:
             return _item(args)
         operands = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, TokenTensor)]

@@ -82,7 +82,10 @@ def rewrite(program: Program, detection: Detection, plan: Plan, options: Options
         after=merger,
         biases=exact_biases(detection.sites, detection.masks),
         unproportional=frozenset(
-            site.node for site in detection.sites if not options.proportional and not site.oddity
+            node
+            for site in detection.sites
+            for node in site.softmaxes
+            if not options.proportional and not site.oddity
         ),
         watch=merger.count,
     )

@@ -18,6 +18,7 @@ from pitome_fx.passes.axes import (
     Axis,
     Position,
     Size,
+    same_size,
 )
 
 
@@ -109,6 +110,19 @@ class TokenSpace:
         if axis not in self._windows:
             self._windows[axis] = self._make_window(axis, start, stop)
         return Atom(axis, self._windows[axis])
+
+    @property
+    def as_part(self) -> TokenSpace:
+        """For the window of a concatenation that is one of its parts: that part's own state."""
+        joined: Size = 0
+        if self.whole is None:
+            return self
+        for count, part in self.whole.parts:
+            starts = same_size(joined, self.axis.start.within(self.whole.axis.size))
+            if part is not None and starts and same_size(count, self.axis.size):
+                return part
+            joined = joined + count
+        return self
 
     def _make_window(self, axis: Axis, start: Position, stop: Position) -> TokenSpace:
         low, high = start.within(self.count), stop.within(self.count)

@@ -180,8 +180,7 @@ class Simulator(Interpreter):
         batch = math.prod(self._length(axis) for axis in merge.space.batch)
         hidden = []
         for mask in merge.padding:
-            seen = self._seen(self.env[mask.node], mask.use)
-            row = seen[..., 0, :] if seen.dim() > 1 else seen
+            row = self._seen(mask.rows(self.env[mask.node]), mask.use)[..., 0, :]
             if row.numel() == row.shape[-1]:
                 hidden.append(~row.reshape(1, -1).expand(batch, -1))
             else:

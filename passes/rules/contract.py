@@ -9,8 +9,14 @@ from typing import Any
 
 import torch
 
-from pitome_fx.passes.align import align_along, keep_axes_apart, keep_dense, keep_items_apart
-from pitome_fx.passes.axes import Dim, TokenTensor, is_merged
+from pitome_fx.passes.align import (
+    align_along,
+    keep_axes_apart,
+    keep_dense,
+    keep_items_apart,
+    with_dim,
+)
+from pitome_fx.passes.axes import Atom, Dim, TokenTensor, is_merged
 from pitome_fx.passes.replay import Step
 from pitome_fx.passes.rule import Lift, rule
 from pitome_fx.passes.rules.reduce import bind, weighted
@@ -78,11 +84,25 @@ def _operands(
 
 def _inner(step: Step, a: TokenTensor, b: TokenTensor) -> tuple[TokenTensor, TokenTensor]:
     """Bring the dimension summed over into a common space."""
+    a = with_dim(a, -1, _as_parts(a.dims[-1]))
+    b = with_dim(b, -2, _as_parts(b.dims[-2]))
     if not (is_merged(a.dims[-1]) or is_merged(b.dims[-2])) or a.dims[-1] == b.dims[-2]:
         return a, b
     # Seen as a·bᵀ summed over the last dimension, the two simply broadcast.
     left, right = align_along(step, a, _transposed(b), -1)
     return left, _transposed(right)
+
+
+def _as_parts(dim: Dim) -> Dim:
+    """Tokens that were joined to others and cut off again are the same tokens, in the same groups.
+
+    (Attention weights whose scores were joined to a sink's.)
+    """
+    parts = [None if atom.space is None else atom.space.as_part for atom in dim]
+    return tuple(
+        atom if part is atom.space or part is None else Atom(part.axis, part)
+        for atom, part in zip(dim, parts, strict=True)
+    )
 
 
 def _transposed(x: TokenTensor) -> TokenTensor:
@@ -99,7 +119,7 @@ def einsum(
     step: Step, equation: str, operands: Sequence[TokenTensor], **kwargs: Any
 ) -> TokenTensor:
     """Each letter is one dimension; letters summed over count groups by size, once."""
-    equation = _spelled_out(equation.replace(" ", ""), [len(x.dims) for x in operands])
+    equation = spelled_out(equation.replace(" ", ""), [len(x.dims) for x in operands])
     inputs, _, output = equation.partition("->")
     letters = inputs.split(",")
     if "." in equation or "->" not in equation or any(len(set(t)) != len(t) for t in letters):
@@ -107,7 +127,14 @@ def einsum(
             raise Lift("an einsum with an ellipsis, an implicit output or a diagonal")
         value = step(equation, operands, **kwargs)
         return TokenTensor(value, step.fresh_like(value))
-    dims, operands = _letters(step, letters, list(operands))
+    operands = [
+        replace(
+            x,
+            dims=tuple(d if c in output else _as_parts(d) for c, d in zip(t, x.dims, strict=True)),
+        )
+        for x, t in zip(operands, letters, strict=True)
+    ]
+    dims, operands = _letters(step, letters, operands)
     keep_axes_apart(operands, dims.values())
     for letter in dims:
         if letter not in output:
@@ -119,7 +146,7 @@ def einsum(
     return TokenTensor(step(equation, operands, **kwargs), tuple(dims[c] for c in output))
 
 
-def _spelled_out(equation: str, ranks: list[int]) -> str:
+def spelled_out(equation: str, ranks: list[int]) -> str:
     """The equation with a letter for every dimension that an ellipsis stands for."""
     inputs, arrow, output = equation.partition("->")
     terms = inputs.split(",")

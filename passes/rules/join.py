@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
-from pitome_fx.passes.align import align, batch_axes, hide
-from pitome_fx.passes.axes import END, START, Atom, Axis, Dim, Position, TokenTensor, is_merged
+from pitome_fx.passes.align import align, batch_axes, hide, keep_items_apart
+from pitome_fx.passes.axes import (
+    END,
+    START,
+    Atom,
+    Axis,
+    Dim,
+    Position,
+    Size,
+    TokenTensor,
+    is_merged,
+)
 from pitome_fx.passes.replay import Step
 from pitome_fx.passes.rule import Lift, rule
+from pitome_fx.passes.rules.reduce import bind
 from pitome_fx.passes.spaces import TokenSpace, joined_space
 
 aten = torch.ops.aten
@@ -42,8 +54,43 @@ def cat(step: Step, tensors: Sequence[TokenTensor], dim: int = 0) -> TokenTensor
                 for part, x in zip(joined, tensors, strict=True)
             )
         if any(is_merged(part) for part in joined):
-            new = _joined_merged(new, joined, tensors, dim)
+            sizes = (x.dense_shape[dim] for x in tensors)
+            new = _joined_state(new, list(zip(sizes, joined, strict=True)))
     return TokenTensor(step(parts, dim), _with(dims, dim, new))
+
+
+@rule(aten.pad.default, aten.constant_pad_nd.default)
+def pad(
+    step: Step, x: TokenTensor, widths: Sequence[Size], *args: Any, **kwargs: Any
+) -> TokenTensor:
+    """Tokens that all have one value join the others at either end."""
+    mode = bind(step, (x, widths, *args), kwargs).get("mode", "constant")
+    dims = list(x.dims)
+    for i in range(0, len(widths), 2):
+        dim, ends = len(dims) - 1 - i // 2, (widths[i], widths[i + 1])
+        if all(_is_zero(width) for width in ends):
+            continue
+        own = dims[dim]
+        keep_items_apart(x, [dim])
+        if is_merged(own) and not (mode == "constant" and all(_grows(width) for width in ends)):
+            raise Lift("tokens are cut off, or repeated at the ends")
+        new = step.fresh(dim, step.value.shape[dim])
+        pieces = [(ends[0], ()), (x.dense_shape[dim], own), (ends[1], ())]
+        pieces = [(size, part) for size, part in pieces if part or not _is_zero(size)]
+        if new and mode == "constant" and all(_grows(width) for width in ends):
+            new[0].axis.parts = tuple(
+                (tuple(atom.axis for atom in part), size) for size, part in pieces
+            )
+        dims[dim] = _joined_state(new, pieces) if is_merged(own) else new
+    return TokenTensor(step(x, widths, *args, **kwargs), tuple(dims))
+
+
+def _is_zero(width: Size) -> bool:
+    return isinstance(width, int) and width == 0
+
+
+def _grows(width: Size) -> bool:
+    return isinstance(width, int) and width >= 0
 
 
 def _with(dims: tuple[Dim, ...], dim: int, new: Dim) -> tuple[Dim, ...]:
@@ -89,12 +136,11 @@ def _is_protected(axis: Axis, space: TokenSpace) -> bool:
     return start.from_end == stop.from_end and space.cuts_at(start) and space.cuts_at(stop)
 
 
-def _joined_merged(new: Dim, parts: list[Dim], tensors: Sequence[TokenTensor], dim: int) -> Dim:
-    pieces = []
-    for part, x in zip(parts, tensors, strict=True):
-        if is_merged(part) and len(part) != 1:
-            raise Lift("a fused token dimension is concatenated")
-        pieces.append((x.dense_shape[dim], part[0].space if is_merged(part) else None))
-    if len({space.batch for _, space in pieces if space is not None}) > 1:
+def _joined_state(new: Dim, pieces: Sequence[tuple[Size, Dim]]) -> Dim:
+    """The dimension of what was joined: per part the dense length, and what it is."""
+    if any(is_merged(part) and len(part) != 1 for _, part in pieces):
+        raise Lift("a fused token dimension is concatenated")
+    states = [(size, part[0].space if is_merged(part) else None) for size, part in pieces]
+    if len({space.batch for _, space in states if space is not None}) > 1:
         raise Lift("tokens of unrelated batches are concatenated")
-    return (Atom(new[0].axis, joined_space(new[0].axis, pieces)),)
+    return (Atom(new[0].axis, joined_space(new[0].axis, states)),)

@@ -136,7 +136,11 @@ def extremum_with_index(
     """Values and indices over another dimension; indices of groups would mean nothing."""
     over, dims = reduced(step, x, dim, keepdim)
     if over_tokens(x, over):
-        raise Lift("indices of tokens are asked for")
+        values_alone = all(user.args[1:] == (0,) for user in step.node.users)
+        if not values_alone or step.node.target not in (aten.max.dim, aten.min.dim):
+            raise Lift("indices of tokens are asked for")
+        op = aten.amax.default if step.node.target == aten.max.dim else aten.amin.default
+        return [TokenTensor(step.run(op, x, over, keepdim), dims)]
     return [TokenTensor(value, dims) for value in step(x, dim, keepdim)]
 
 

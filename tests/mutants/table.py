@@ -25,6 +25,12 @@ def law_of(case: str) -> str:
     return f"tests/properties/test_rules.py::test_rule_keeps_the_law[{case}]"
 
 
+def spelling(law: str) -> str:
+    """A test of one spelling of attention."""
+    name = "causal_attention_" if law.startswith("is_refused") else "spelling_"
+    return f"tests/test_spellings.py::test_{name}{law}"
+
+
 OPS, ORACLE, MASKS = "tests/test_ops.py", "tests/test_oracle_models.py", "tests/test_masks.py"
 PADDING, BIASES = "tests/test_padding.py", "tests/test_biases.py"
 RESIDUALS = "tests/test_residuals.py"
@@ -509,5 +515,41 @@ MUTANTS = [
         "return bool(checkpoints) and torch.is_grad_enabled()",
         "return False",
         "tests/test_training.py::TestCheckpointsThatSaveNothing",
+    ),
+    Mutant(
+        "a sink counts as two keys",
+        "passes/spaces.py",
+        "return first.size.new_ones((batch, count))",
+        "return first.size.new_full((batch, count), 2)",
+        spelling("keeps_the_law[sink_column-none]"),
+    ),
+    Mutant(
+        "a bias under any curve is merged by what a group weighs",
+        "passes/biases.py",
+        "            if place is None:\n                return False\n",
+        "            if place is None:\n                continue\n",
+        spelling("keeps_the_law[sigmoid-bias]"),
+    ),
+    Mutant(
+        "what multiplies scores hides none of them",
+        "passes/meetings.py",
+        "elif node.target in SCALING and scales:",
+        "elif node.target in SCALING and meeting.weighing:",
+        spelling("is_refused[sigmoid_masked]"),
+    ),
+    Mutant(
+        "what is subtracted counts as added",
+        "passes/meetings.py",
+        "return alpha if node.target == aten.add.Tensor else -alpha",
+        "return 1.0",
+        "tests/test_spellings.py::test_refused_for_its_true_reason[scaled_sum]",
+    ),
+    Mutant(
+        "scores may go through any op",
+        "passes/follow.py",
+        "                value = replace(value, dims=first.dims)\n"
+        "                state = replace(state, oddities=(*state.oddities, node))\n",
+        "                value = replace(value, dims=first.dims)\n",
+        "tests/test_spellings.py::test_refused_for_its_true_reason[cut]",
     ),
 ]

@@ -161,8 +161,8 @@ def keys_first(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, sink: Tenso
     """Scores (B, H, keys, queries)."""
     z = k @ q.mT * q.shape[-1] ** -0.5
     if mask is not None:
-        hides = mask.dtype == torch.bool
-        z = torch.where(mask.mT, z, -torch.inf) if hides else z + mask.mT
+        hides, low = mask.dtype == torch.bool, z.new_full((), -torch.inf)
+        z = torch.where(mask.mT, z, low) if hides else z + mask.mT
     return z.softmax(-2).mT @ v
 
 

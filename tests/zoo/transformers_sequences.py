@@ -165,7 +165,7 @@ ENTRIES = [
         relative_attention=True,
         pos_att_type=["c2p", "p2c"],
     ),
-    text("XLNetModel", "0 of 3: unknown attention", family=OTHER, **XLNET),
+    text("XLNetModel", "0 of 3: structured attention mask", family=OTHER, **XLNET),
     text("LongformerModel", "no attention", family=OTHER, attention_window=8),
     text("FNetModel", "no attention", inputs=whole, family=OTHER),
 ]
