@@ -12,6 +12,7 @@ from torch._dynamo.exc import BackendCompilerFailed
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
+from pitome_fx.backends.fallback import with_fallback
 from pitome_fx.errors import CaptureError, PassError, PitomeError, in_short
 from pitome_fx.frontends import inputs_of
 from pitome_fx.guards import as_it_was
@@ -24,6 +25,7 @@ from pitome_fx.passes.capture import (
     capture_exported,
 )
 from pitome_fx.passes.failures import failing_in, runs_dense
+from pitome_fx.passes.functional import written_inputs
 from pitome_fx.passes.pipeline import Outcome
 from pitome_fx.passes.reporting import make_report
 from pitome_fx.report import Report
@@ -65,7 +67,13 @@ def explain(
         outcome = found.outcome_of(lambda: capture_dynamo(graph, example_inputs))
         if outcome is None or outcome.rewritten is None:
             return graph.forward
-        return found.running(outcome.rewritten.graph.forward, graph.forward)
+        merged = outcome.rewritten.graph
+        return with_fallback(
+            merged.forward,
+            written_inputs(merged),
+            lambda: graph.forward,
+            found.say_first_run_failed,
+        )
 
     try:
         _compile_apart(model, record)(*args, **kwargs)
@@ -104,17 +112,9 @@ class Findings:
         self.outcomes.append(outcome)
         return outcome
 
-    def running(self, merged: Callable[..., Any], dense: Callable[..., Any]) -> Callable[..., Any]:
-        """Run what was merged, or what it was made of, with a note, if that fails."""
-
-        def run(*args: Any) -> Any:
-            try:
-                return merged(*args)
-            except Exception as error:
-                self.notes.append(f"a merged graph fails when it runs ({in_short(error)})")
-                return dense(*args)
-
-        return run
+    def say_first_run_failed(self, error: Exception) -> None:
+        """Note why a merged graph is left dense after all."""
+        self.notes.append(f"a merged graph fails when it runs ({in_short(error)})")
 
     def report(self) -> Report:
         """One report over all graphs."""

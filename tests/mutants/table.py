@@ -433,8 +433,8 @@ MUTANTS = [
     Mutant(
         "a failing merged graph ends explain",
         "pitome_fx/explaining.py",
-        "return dense(*args)",
-        "raise",
+        "        return with_fallback(\n            merged.forward,",
+        "        return merged.forward\n        with_fallback(\n            merged.forward,",
         "tests/test_failures.py",
     ),
     Mutant(
