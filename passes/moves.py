@@ -175,7 +175,7 @@ def mean_exp_keys(x: TokenTensor, dim: int, target: Dim) -> TokenTensor:
     for a, atom in enumerate(target):
         if atom.space is not None:
             log_size = spread(atom.space.size.log(), atom.space, summed.dims, (dim, a))
-            data = data - log_size.to(data.dtype)
+            data = data - log_size.type_as(data)
     return TokenTensor(data, summed.dims, x.tainted)
 
 

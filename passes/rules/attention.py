@@ -74,7 +74,7 @@ def _bias(
         step.replay.unweighted.append(UnweightedEvent(step.node, scores[-1]))
     shown = None if waived else log_size
     if mask is None or (mask.origin is not None and masks.kind(mask.origin) is MaskKind.NONE):
-        return None if shown is None else shown.to(q.data.dtype), None
+        return None if shown is None else shown.type_as(q.data), None
     if mask.origin is None or (mask.tainted and not _is_on_dense_keys(mask, scores)):
         raise Lift("the attention mask is computed from merged tokens")
     number = masks.dataflow.number(mask.origin)
@@ -83,14 +83,14 @@ def _bias(
     if log_size is None:
         return mask.data, None
     if mask.data.dtype == torch.bool and _is_apart(number, scores[-1]):
-        return _group_mask(mask, scores, shown).to(q.data.dtype), None
+        return _group_mask(mask, scores, shown).type_as(q.data), None
     wide = torch.promote_types(q.data.dtype, torch.float32)
     merged, peak = _group_bias(mask, scores, wide)
     blank = None if learned else is_blank(peak)
     if shown is None:
         # A mask that leaves nothing of a score leaves nothing of log(size) either.
         merged = merged - (log_size if blank is None else torch.where(blank, 0, log_size))
-    return merged.to(q.data.dtype), blank
+    return merged.type_as(q.data), blank
 
 
 def _is_on_dense_keys(mask: TokenTensor, scores: tuple[Dim, ...]) -> bool:

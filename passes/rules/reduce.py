@@ -25,7 +25,7 @@ def weighted(x: TokenTensor, dims: Sequence[int], combine: Callable[..., Any]) -
             if not has_mean(data):
                 # Counts of members do not fit the narrow types, least of all bool.
                 data = data.to(torch.int64)
-            size = spread(space.size, space, x.dims, (d, a)).to(data.dtype)
+            size = spread(space.size, space, x.dims, (d, a)).type_as(data)
             data = combine(data, size)
     return TokenTensor(data, x.dims, x.tainted, x.origin)
 
