@@ -11,7 +11,7 @@ import torch
 from torch.fx import Node
 
 from pitome_fx.passes import rules  # noqa: F401  (registers every token rule)
-from pitome_fx.passes.axes import Axis, Dim, dense_length, same_size
+from pitome_fx.passes.axes import Axis, Dim, dense_length, depends_on_values, same_size
 from pitome_fx.passes.capture import Program
 from pitome_fx.passes.dataflow import Dataflow
 from pitome_fx.passes.functional import aliases, written_by
@@ -30,6 +30,11 @@ CROSS = (
 JOINT = (
     "joint attention: tokens of several residual streams attend together, "
     "and no stream carries them all"
+)
+
+UNKNOWN = (
+    "how many tokens there are depends on values of the inputs (nonzero, item, a bool index), "
+    "not on their shapes; pad to a number that the shapes give, and mask"
 )
 
 
@@ -122,6 +127,9 @@ def _block(
     tokens = site.query_dim
     if tokens != site.key_dim or not tokens:
         raise Refusal(JOINT if _join_the_same(tokens, site.key_dim) else CROSS)
+    sizes = [atom.axis.size for dim in labels.dims[site.query] for atom in dim]
+    if any(map(depends_on_values, sizes)):
+        raise Refusal(UNKNOWN)
     lead = labels.dims[site.query][:-2]
     padding = _padding(site, masks, fused_heads=len(lead) == 1 and len(lead[0]) > 1)
     after = reachable([site.node], order, forward=True)
