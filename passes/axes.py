@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
-from torch.fx.experimental.symbolic_shapes import statically_known_true
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols, statically_known_true
 
 from pitome_fx.passes.whole import without_floats
 
@@ -33,9 +33,19 @@ def same_size(a: Size, b: Size) -> bool:
         return statically_known_true(without_floats(a) == without_floats(b))
 
 
+MANY = 8192
+"""Stands for a size that nobody knows before the program runs; only costs are reckoned with it."""
+
+
 def hint(size: Size) -> int:
     """The size, or for a symbolic one the size it was traced with."""
-    return size if isinstance(size, int) else int(size.node.hint)
+    known = size if isinstance(size, int) else size.node.hint
+    return MANY if known is None else int(known)
+
+
+def depends_on_values(size: Size) -> bool:
+    """Is it known only when the program runs, because values of tensors decide it?"""
+    return not isinstance(size, int) and bool(free_unbacked_symbols(size))
 
 
 def divided(size: Size, factor: Size) -> Size | None:

@@ -12,7 +12,7 @@ from torch._functorch.predispatch import _add_batch_dim
 from torch.fx import Node
 
 from pitome_fx.passes import rules  # noqa: F401  (registers every token rule)
-from pitome_fx.passes.axes import Axis, Dim, dense_length, same_size
+from pitome_fx.passes.axes import Axis, Dim, dense_length, depends_on_values, same_size
 from pitome_fx.passes.capture import Program
 from pitome_fx.passes.dataflow import Dataflow, is_float
 from pitome_fx.passes.failures import module_path
@@ -45,7 +45,10 @@ NO_RESIDUAL = (
     "no residual connection carries these tokens past the attention (attention pooling, "
     "channel attention, or a regrouped token axis), so there is no place to merge"
 )
-
+UNKNOWN = (
+    "how many tokens there are depends on values of the inputs (nonzero, item, a bool index), "
+    "not on their shapes; pad to a number that the shapes give, and mask"
+)
 VMAPPED = (
     "part of the program runs under torch.vmap (as the mask and score functions of flex_attention "
     "do), whose ops cannot be run again one by one; write it with broadcasting"
@@ -164,6 +167,9 @@ def _block(site: Site, known: _Known, whole_axes: dict[Dim, Axis], protect: int 
     if tokens != site.key_dim or not tokens:
         apart = JOINT if _join_the_same(tokens, site.key_dim) else CROSS
         raise Refusal(known.severed.of_keys(site) or apart)
+    sizes = [atom.axis.size for dim in labels.dims[site.query] for atom in dim]
+    if any(map(depends_on_values, sizes)):
+        raise Refusal(UNKNOWN)
     lead = labels.dims[site.query][:-2]
     padding = _padding(site, known.masks, fused_heads=len(lead) == 1 and len(lead[0]) > 1)
     before = reachable([site.query, site.keys], known.order, forward=False)
