@@ -14,8 +14,11 @@ import torch.utils._pytree as pytree
 from torch import Tensor
 from torch.fx import Node
 
-from pitome_fx.errors import LabelError
 from pitome_fx.passes.axes import Dim, Size, TokenTensor
+
+
+class LabelError(Exception):
+    """A token rule said of its result what the tensor belies: a bug of the library."""
 
 
 def check_labels(node: Node, value: Any) -> None:

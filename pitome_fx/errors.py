@@ -33,10 +33,6 @@ class LoweringError(PitomeError, RuntimeError):
     """The engine that was asked for cannot take the graph."""
 
 
-class LabelError(PitomeError, AssertionError):
-    """A token rule said of its result what the tensor belies: a bug of the library."""
-
-
 class PitomeWarning(UserWarning):
     """The model runs dense, or merges less than asked for; the text says why."""
 

@@ -30,7 +30,7 @@ class TestReport:
         assert report.merged == 3
 
     def test_token_counts(self, report: Report) -> None:
-        assert counts(report) == [(37, 30), (30, 25), (25, 21)]
+        assert counts(report) == [(37, 30), (30, 25), (25, 20)]
 
     def test_flops_fall(self, report: Report) -> None:
         assert 0 < report.flops_after < report.flops_before
