@@ -11,7 +11,7 @@ TENSORRT := torch-tensorrt dllist psutil
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env test lint format demo bench zoo fuzz mutants wheel clean
+.PHONY: help env test lint format demo bench zoo fuzz opinfo mutants wheel clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ mutants: env ## break the library on purpose, in every way of the table, and see
 
 fuzz: env ## run N random programs beside their simulation (N=1000 SEED=0); failures go to .cache/fuzz
 	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.properties.fuzz $(N) $(SEED) $(JOBS)
+
+opinfo: env ## merge each tensor in PyTorch's own samples of every op; writes its table into docs/testing.md
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.properties.opinfo --jobs $(JOBS) $(ARGS)
 
 wheel: env ## build a wheel into dist/
 	rm -rf build

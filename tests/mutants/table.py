@@ -552,4 +552,32 @@ MUTANTS = [
         "                value = replace(value, dims=first.dims)\n",
         "tests/test_spellings.py::test_refused_for_its_true_reason[cut]",
     ),
+    Mutant(
+        "a wrong label is believed",
+        "passes/check.py",
+        "        if len(shape) != len(x.dims):\n",
+        "        if False:\n",
+        "tests/properties/test_operands.py::test_a_wrong_label_is_an_error",
+    ),
+    Mutant(
+        "a lent dtype brings its tokens",
+        "passes/rules/lend.py",
+        "    return TokenTensor(step(x, other, *args, **kwargs), x.dims)",
+        "    return TokenTensor(step(x, other, *args, **kwargs), other.dims)",
+        "tests/test_lent_operands.py",
+    ),
+    Mutant(
+        "what lends is a value",
+        "passes/operands.py",
+        "    if lent is None:\n",
+        "    if True:\n",
+        "tests/test_lent_operands.py",
+    ),
+    Mutant(
+        "a group draws for its members",
+        "passes/rules/lend.py",
+        "    return TokenTensor(step(room, *args, **kwargs), dense)",
+        "    return TokenTensor(step(x, *args, **kwargs), x.dims)",
+        "tests/test_lent_operands.py::test_every_token_draws_for_itself",
+    ),
 ]
