@@ -175,9 +175,11 @@ def _block(site: Site, known: _Known, whole_axes: dict[Dim, Axis], protect: int 
     before = reachable([site.query, site.keys], known.order, forward=False)
     point = merge_point(site, tokens, known.paths, before, known.attending)
     if point is None:
-        is_split = any(atom.axis.whole is not None for atom in tokens)
-        why = REGROUPED if is_split else known.severed.of_stream(site, tokens) or NO_RESIDUAL
-        raise Refusal(why)
+        if any(atom.axis.whole is not None for atom in tokens):
+            raise Refusal(REGROUPED)
+        # Tokens that are written over have a new name afterwards.
+        _refuse_writes(known.program, site.node, tokens, labels, known.order)
+        raise Refusal(known.severed.of_stream(site, tokens) or NO_RESIDUAL)
     _refuse_writes(known.program, point, tokens, labels, known.order)
     _refuse_strides(known.program, point, known.order)
     dims: tuple[Dim, ...] = labels.dims[point]

@@ -15,6 +15,7 @@ from pitome_fx.passes.axes import Dim, dense_length, is_single, is_weak, same_si
 from pitome_fx.passes.breaks import Breaks
 from pitome_fx.passes.dataflow import is_float
 from pitome_fx.passes.flops import COSTLY
+from pitome_fx.passes.operands import value_operands
 from pitome_fx.passes.paths import Paths
 from pitome_fx.passes.sites import Site
 
@@ -52,7 +53,7 @@ class Severed:
         after, node = {site.node}, site.node
         while node.op != "output":
             node = node.next
-            inner = [n for n in node.all_input_nodes if n in after]
+            inner = [n for n in value_operands(node) if n in after]
             if not any(self.paths.carries(n, tokens) for n in inner):
                 after |= {node} if inner else set()
                 continue

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pitome_fx.groups import sizes
-from pitome_fx.passes.rule import rule_for
 from tests.properties import laws
 from tests.properties.residuals import IN_PLACE, SPELLINGS, Residual
 from tests.properties.trial import LIMIT, Flat, Trial, rewritten, tried, worst_error
@@ -72,15 +71,9 @@ aten = torch.ops.aten
 ALL = {**SPELLINGS, **IN_PLACE}
 ONCE = {"all-flattened": "merged tokens that are fused with channels meet no other channels"}
 """Where merging once is all that the law allows."""
-COPYING = pytest.mark.xfail(
-    rule_for(aten.copy.default) is None, reason="copy has no rule", strict=True
-)
-NAMES = [
-    pytest.param(name, marks=[COPYING] if name in ("copy_", "out-of-empty") else []) for name in ALL
-]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ALL)
 def test_a_stream_is_followed_however_it_is_joined(name: str) -> None:
     trial = tried_on(flat(ALL[name]))
     assert trial.merges == 2 - (name in ONCE), [block.reason for block in trial.report.blocks]
@@ -149,3 +142,18 @@ def test_without_a_path_from_token_to_token_there_is_no_residual(name: str) -> N
     trial = tried_on(flat(REFUSED[name]))
     for block in trial.report.blocks[:1]:
         assert str(block.reason).startswith("no residual connection carries these tokens past")
+
+
+def test_a_stream_that_the_caller_sees_written_over_says_so() -> None:
+    class Bare(Model):
+        def forward(self, x: Tensor) -> Tensor:
+            for layer in self.layers:
+                x = layer(x)
+            return self.head(x)
+
+    torch.manual_seed(0)
+    model = randomised(Bare(IN_PLACE["x-add_"])).double()
+    trial = tried_on(Flat(model, (torch.randn(BATCH, TOKENS, WIDTH, dtype=torch.float64),)))
+    first, _ = trial.report.blocks
+    assert str(first.reason).startswith("an in-place write (aten.add_.Tensor) in layers.0")
+    laws.simulated(trial)
