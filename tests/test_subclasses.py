@@ -32,8 +32,8 @@ from tests.zoo.check import Beside
 KINDS = [Wrapper, OnlyLinear]
 
 
-def small() -> Case:
-    return by_hand(depth=2).to(torch.float64)
+def small(depth: int = 2) -> Case:
+    return by_hand(depth=depth).to(torch.float64)
 
 
 def wrapped(case: Case, cls: type[Wrapper], **how: Any) -> Case:
@@ -63,14 +63,14 @@ def test_merges_as_with_plain_weights(build: Callable[[], Case], cls: type[Wrapp
     "options", [{"lowering": "aot_eager"}, {"form": "aten"}, {"form": "portable"}]
 )
 def test_however_it_is_lowered(cls: type[Wrapper], options: dict[str, Any]) -> None:
-    case = small()
+    case = small(depth=1)
     output = output_of(wrapped(case, cls), ratio=0.8, **options)
     assert_close(output, expected(case, ratio=0.8), 1e-9)
 
 
 @pytest.mark.slow
 def test_inductor() -> None:
-    case = by_hand(depth=1).to(torch.float64)
+    case = small(depth=1)
     output = output_of(wrapped(case, OnlyLinear), ratio=0.8, lowering="inductor")
     assert_close(output, expected(case, ratio=0.8), 1e-9)
 
@@ -84,7 +84,7 @@ def test_buffers_that_are_subclass_tensors() -> None:
 @pytest.mark.parametrize("lowering", ["eager", "aot_eager"])
 def test_training(lowering: str) -> None:
     """Subclass weights get the gradients of the plain ones."""
-    case = small()
+    case = small(depth=1)
     other = wrapped(case, Wrapper, trained=True)
     results = []
     for model, how in ((case.model, "eager"), (other.model, lowering)):
@@ -99,7 +99,7 @@ def test_training(lowering: str) -> None:
 
 
 def test_symbolic_sizes() -> None:
-    case = small()
+    case = small(depth=1)
     options = {"ratio": 0.8, "lowering": "eager", "strict": True}
     model = wrapped(case, OnlyLinear).model
     merged = torch.compile(model, backend="pitome", options=options, dynamic=True)

@@ -39,6 +39,10 @@ class Wrapper(torch.Tensor):
     def __tensor_unflatten__(cls, inner: Any, context: Any, size: Any, stride: Any) -> Wrapper:
         return cls(inner["high"], inner["low"])
 
+    def __repr__(self, **_: Any) -> str:  # type: ignore[override]
+        # AOTAutograd logs its inputs, of which that of a fake tensor has no values to be shown.
+        return f"{type(self).__name__}({tuple(self.shape)})"
+
     def plain(self) -> Tensor:
         """The tensor it stands for."""
         return self.high + self.low
