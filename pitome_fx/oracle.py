@@ -22,6 +22,7 @@ from pitome_fx.passes.spaces import TokenSpace
 from pitome_fx.passes.subclasses import is_called_otherwise, run_as_called
 
 SDPA = torch.ops.aten.scaled_dot_product_attention.default
+SYM_SIZE = torch.ops.aten.sym_size.int
 
 
 class Simulator(Interpreter):
@@ -220,7 +221,8 @@ class Simulator(Interpreter):
             node = stack.pop()
             if node is not None and node not in upstream:
                 upstream.add(node)
-                stack += value_operands(node)
+                # How many tokens there are says nothing of their values.
+                stack += [] if node.target is SYM_SIZE else value_operands(node)
         source = next((a.space for a in event.dims[event.dim] if a.space is not None), None)
         if upstream & set(self.merges):
             assert source is not None, (

@@ -87,8 +87,9 @@ def with_copies(program: Program) -> Program:
 def only_copies(program: Program, options: Options, flat: Flat) -> Outcome:
     """A rewrite by which every copy merges, and nothing else can: as many halvings as it takes."""
     halvings = program.copies.bit_length() - 1
-    amounts = ("ratio", "r", "flops", "schedule", "protect")
-    chosen = {key: value for key, value in options.items() if key not in amounts}
+    # Without weights a group counts as one token, and merging copies does change something.
+    left_out = ("ratio", "r", "flops", "schedule", "protect", "proportional")
+    chosen = {key: value for key, value in options.items() if key not in left_out}
     source = captured(flat)
     streams: dict[object, list[int]] = {}
     for block in first_per_point(detect(source, None).blocks):
