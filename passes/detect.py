@@ -118,7 +118,9 @@ def _block(
     if site.oddity:
         raise Refusal(site.oddity)
     tokens = site.query_dim
-    if tokens != site.key_dim or not tokens:
+    if not tokens and not site.key_dim:
+        raise Refusal("too few tokens: a single one attends to itself")
+    if tokens != site.key_dim:
         raise Refusal(JOINT if _join_the_same(tokens, site.key_dim) else CROSS)
     lead = labels.dims[site.query][:-2]
     padding = _padding(site, masks, fused_heads=len(lead) == 1 and len(lead[0]) > 1)
