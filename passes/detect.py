@@ -164,6 +164,8 @@ def _block(site: Site, known: _Known, whole_axes: dict[Dim, Axis], protect: int 
     if site.oddity:
         raise Refusal(site.oddity)
     tokens = site.query_dim
+    if not tokens and not site.key_dim:
+        raise Refusal("too few tokens: a single one attends to itself")
     if tokens != site.key_dim or not tokens:
         apart = JOINT if _join_the_same(tokens, site.key_dim) else CROSS
         raise Refusal(known.severed.of_keys(site) or apart)

@@ -203,6 +203,12 @@ def _why_not(
     x: TokenTensor, keys: TokenTensor, block: Block, parent: TokenSpace | None
 ) -> str | None:
     """Why a planned merge cannot take place after all, None if it can."""
+    tokens = x.dims[block.token_place]
+    if len(tokens) > 1 and is_merged(tokens):
+        return (
+            "its tokens are those of several items together (frames, views or windows), and "
+            "earlier blocks merged them in each item by itself"
+        )
     if not _in_state(keys.dims[block.site.token_place], parent):
         return "its keys and its residual stream are merged differently"
     if any(space is not parent for space in (*x.spaces(), *keys.spaces())):

@@ -60,8 +60,13 @@ class Simulator(Interpreter):
         dims = self.outcome.detection.labels.dims.get(node)
         if isinstance(value, Tensor) and isinstance(dims, tuple):
             for dim, size in zip(dims, value.shape, strict=True):
-                if len(dim) == 1:
-                    self.lengths[dim[0].axis] = size
+                unknown = [atom.axis for atom in dim if not self._is_known(atom.axis)]
+                if len(unknown) == 1:
+                    known = [self._length(a.axis) for a in dim if a.axis is not unknown[0]]
+                    self.lengths[unknown[0]] = size // math.prod(known)
+
+    def _is_known(self, axis: Axis) -> bool:
+        return isinstance(axis.size, int) or axis in self.lengths
 
     def _length(self, axis: Axis) -> int:
         return axis.size if isinstance(axis.size, int) else self.lengths[axis]
@@ -208,10 +213,14 @@ class Simulator(Interpreter):
             for dim, size in zip(event.dims, present, strict=True)
         ]
         value = value.expand(shape)
-        atom = next(a for a in event.target if a.space is not None)
-        assert atom.space is not None
-        rows, back = self._rows(value, event.dims, event.dim, atom.space)
-        return back(mean_over_groups(rows, self._groups_of(atom.space)))
+        dims = [*event.dims]
+        # A table for all tokens may name as one what is a product of axes here.
+        dims[event.dim] = event.target
+        for atom in event.target:
+            if atom.space is not None:
+                rows, back = self._rows(value, dims, event.dim, atom.space, atom.axis)
+                value = back(mean_over_groups(rows, self._groups_of(atom.space)))
+        return value
 
     def _check_independent(self, event: ProjectEvent, value: Tensor) -> None:
         """A projected value may not depend on merged tokens, unless it still is one of them."""
@@ -228,7 +237,7 @@ class Simulator(Interpreter):
             assert source is not None, (
                 f"{event.operand} depends on merged tokens and is projected at {event.node}"
             )
-            rows, _ = self._rows(value, event.dims, event.dim, source)
+            rows, _ = self._rows(value, event.dims, event.dim, source, source.axis)
             means = mean_over_groups(rows, self._groups_of(source))
             finite = rows[rows.isfinite()]
             atol = 1e-4 * finite.abs().max().item() if finite.numel() else 0.0
@@ -244,6 +253,10 @@ class Simulator(Interpreter):
         space = next(a.space for a in self.unweighted[node] if a.space is not None)
         groups = self._groups_of(space)
         log_size = sizes(groups).gather(1, groups).to(args[0].dtype).log()
+        # Keys may be the tokens of several items, one after another.
+        log_size = log_size.reshape(
+            -1, math.prod(self._length(atom.axis) for atom in self.unweighted[node])
+        )
         # The batch comes first, perhaps fused with the heads.
         log_size = log_size.repeat_interleave(args[0].shape[0] // log_size.shape[0], 0)
         bias = -log_size.reshape(log_size.shape[0], *[1] * (args[0].dim() - 2), -1)
@@ -257,9 +270,18 @@ class Simulator(Interpreter):
         return args, kwargs
 
     def _rows(
-        self, x: Tensor, dims: Sequence[Dim], dim: int, space: TokenSpace
+        self,
+        x: Tensor,
+        dims: Sequence[Dim],
+        dim: int,
+        space: TokenSpace,
+        token: Axis | None = None,
     ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        """x as (B, N, F) around one dimension, and the way back to the layout of x."""
+        """x as (B, N, F) around one dimension, and the way back to the layout of x.
+
+        Of a dimension that is a product of axes, tokens are ``token``, or if that is None all
+        but the batch.
+        """
         lengths: list[int] = []
         roles: list[Axis | str] = []
         for d, axes in enumerate(dims):
@@ -270,6 +292,8 @@ class Simulator(Interpreter):
                 continue
             for atom in axes:
                 role = atom.axis if atom.axis in space.batch else other
+                if role == "token" and token not in (None, atom.axis):
+                    role = "rest"
                 if role == "token" and roles and roles[-1] == "token":
                     lengths[-1] *= self._length(atom.axis)
                     continue

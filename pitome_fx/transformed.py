@@ -42,7 +42,7 @@ class TransformedModule(GraphModule):
         self._take_over(source)
         self._made_as = self.code
 
-    def _take_over(self, source: nn.Module) -> None:
+    def _take_over(self, source: GraphModule) -> None:
         """What GraphModule takes over only in part: hooks, metadata, what is no parameter."""
         for name, module in source.named_modules(remove_duplicate=False):
             own = self.get_submodule(name)
@@ -115,8 +115,10 @@ def restored(
     for name, value in tensors.items():
         path, _, own = name.rpartition(".")
         owner = module.get_submodule(path)
-        table = owner._parameters if isinstance(value, nn.Parameter) else owner._buffers
-        table[own] = value
+        if isinstance(value, nn.Parameter):
+            owner._parameters[own] = value
+        else:
+            owner._buffers[own] = value
     return module
 
 

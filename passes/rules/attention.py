@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pitome_fx.passes.align import align_along, keep_items_apart, meet, with_batch
-from pitome_fx.passes.axes import Dim, TokenTensor, is_merged
+from pitome_fx.passes.align import align_along, batch_axes, keep_items_apart, meet, with_batch
+from pitome_fx.passes.axes import Dim, TokenTensor, is_merged, is_single
 from pitome_fx.passes.events import UnweightedEvent
 from pitome_fx.passes.masks import MaskKind
 from pitome_fx.passes.moves import logsumexp_keys, pick, project, spread
@@ -42,16 +42,34 @@ def attention(
         raise Lift("causal attention depends on the order of tokens")
     if any(is_merged(dim) for dim in (q.dims[-1], k.dims[-1], v.dims[-1])):
         raise Lift("attention over channels mixes tokens")
-    keep_items_apart(q, [-2, -1], k, v)
-    keep_items_apart(k, [-2, -1], q, v)
+    keep_items_apart(q, [-1], k, v)
+    keep_items_apart(k, [-1], q, v)
     k, v = align_along(step, k, v, -2)
     (q, k, v), lead = step.align(q, k, v, trailing=2)
+    _keep_frames_apart(q, k, v, attn_mask, lead)
     bias, blank = _bias(step, q, k, attn_mask, (*lead, q.dims[-2], k.dims[-2]))
     if blank is not None:
         # Zero, but with the gradient that a score gets in the dense model.
         q = replace(q, data=torch.where(blank, q.data - q.data.detach(), q.data))
     value = step(q, k, v, bias, dropout_p, False, **kwargs)
     return TokenTensor(value, (*lead, q.dims[-2], v.dims[-1]))
+
+
+def _keep_frames_apart(
+    q: TokenTensor, k: TokenTensor, v: TokenTensor, mask: TokenTensor | None, lead: tuple[Dim, ...]
+) -> None:
+    """Tokens of several items, each with its own groups, may attend together, side by side.
+
+    They may not where the items are told apart at the same time: by a leading dimension, or by
+    a mask of its own for each query.
+    """
+    batch = batch_axes([q, k, v])
+    rows = mask is not None and len(mask.dims) > 1 and not is_single(mask.dims[-2])
+    for tokens in (q.dims[-2], k.dims[-2]):
+        together = batch.intersection(atom.axis for atom in tokens)
+        apart = any(atom.axis in together for dim in lead for atom in dim)
+        if together and (apart or rows):
+            raise Lift("the op mixes the items of a batch, and each has its own groups")
 
 
 def _lead(*operands: TokenTensor) -> tuple[Dim, ...]:
