@@ -1,0 +1,133 @@
+"""Token rules."""
+
+from tests.mutants.mutant import MASKS, PADDING, Mutant, law_of
+
+MUTANTS = [
+    Mutant(
+        "softmax forgets sizes",
+        "passes/rules/normalise.py",
+        "weighted(value, over, aten.mul.Tensor).data.sum(dim, keepdim=True)",
+        "value.data.sum(dim, keepdim=True)",
+        law_of("softmax"),
+    ),
+    Mutant(
+        "log_softmax forgets sizes",
+        "passes/rules/normalise.py",
+        "lambda data, size: data + size.log())",
+        "lambda data, size: data)",
+        law_of("log_softmax"),
+    ),
+    Mutant(
+        "layer norm over tokens is not lifted",
+        "passes/rules/normalise.py",
+        "    if any(is_merged(dim) for dim in x.dims[len(x.dims) - len(normalized_shape) :]):\n",
+        "    if False:\n",
+        law_of("layer norm over tokens"),
+    ),
+    Mutant(
+        "attention without log size",
+        "passes/rules/attention.py",
+        "shown = None if waived else log_size",
+        "shown = None",
+        law_of("sdpa"),
+    ),
+    Mutant(
+        "causal attention is not lifted",
+        "passes/rules/attention.py",
+        "    if is_causal:\n",
+        "    if False:\n",
+        law_of("sdpa causal"),
+    ),
+    Mutant(
+        "a masked group is seen",
+        "passes/rules/attention.py",
+        "torch.where(kept, shown, -torch.inf)",
+        "torch.where(kept, shown, 0.0)",
+        PADDING,
+    ),
+    Mutant(
+        "rows of the lowest float see scores",
+        "passes/rules/normalise.py",
+        "highest.abs() * torch.finfo(highest.dtype).eps > ABSORBED",
+        "highest.abs() < 0",
+        PADDING,
+    ),
+    Mutant(
+        "queries of a bias are not projected",
+        "passes/rules/attention.py",
+        "return project(named, len(named.dims) - 2, target[-2])",
+        "return pick(named, len(named.dims) - 2, target[-2])",
+        MASKS,
+    ),
+    Mutant(
+        "the mean counts groups",
+        "passes/rules/reduce.py",
+        "return total * (1 / count) if",
+        "return total * (1 / (count - 1)) if",
+        law_of("mean"),
+    ),
+    Mutant(
+        "weights of large groups are cut off",
+        "passes/rules/reduce.py",
+        "size = spread(space.size, space, x.dims, (d, a)).to(data.dtype)",
+        "size = spread(space.size, space, x.dims, (d, a)).to(data.dtype).clamp(max=1)",
+        law_of("sum"),
+    ),
+    Mutant(
+        "a product over tokens forgets sizes",
+        "passes/rules/contract.py",
+        "return weighted(a, [len(a.dims) - 1], aten.mul.Tensor), b, lead",
+        "return a, b, lead",
+        law_of("bmm over tokens"),
+    ),
+    Mutant(
+        "einsum forgets sizes",
+        "passes/rules/contract.py",
+        "operands[holder] = weighted(operands[holder], [at], aten.mul.Tensor)",
+        "pass",
+        law_of("einsum over tokens"),
+    ),
+    Mutant(
+        "a wide convolution counts as width one",
+        "passes/rules/contract.py",
+        "    if x.merged and not (_is_width_one(bound) and not is_merged(x.dims[1])):\n",
+        "    if False:\n",
+        law_of("conv"),
+    ),
+    Mutant(
+        "a reshape keeps a stale literal",
+        "passes/rules/shape.py",
+        "sizes = [length(dim) if is_merged(dim) else size for dim, size in zip(dims, shape, "
+        "strict=True)]",
+        "sizes = list(shape)",
+        law_of("split heads"),
+    ),
+    Mutant(
+        "merged tokens are a table to look up in",
+        "passes/rules/index.py",
+        "    keep_dense(weight)\n",
+        "",
+        "tests/properties/test_rules_anywhere.py",
+    ),
+    Mutant(
+        "every item of a batch meets every other",
+        "passes/rules/contract.py",
+        "    keep_axes_apart([a, b], [*lead, *a.dims[-2:], b.dims[-1]])\n",
+        "",
+        "tests/properties/test_rules_anywhere.py",
+    ),
+    Mutant(
+        "a lent dtype brings its tokens",
+        "passes/rules/lend.py",
+        "    return TokenTensor(step(x, other, *args, **kwargs), x.dims)",
+        "    return TokenTensor(step(x, other, *args, **kwargs), other.dims)",
+        "tests/test_lent_operands.py",
+    ),
+    Mutant(
+        "a group draws for its members",
+        "passes/rules/lend.py",
+        "    return TokenTensor(step(room, *args, **kwargs), dense)",
+        "    return TokenTensor(step(x, *args, **kwargs), x.dims)",
+        "tests/test_lent_operands.py::test_every_token_draws_for_itself",
+    ),
+]
