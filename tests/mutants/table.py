@@ -579,5 +579,40 @@ MUTANTS = [
         "    return TokenTensor(step(room, *args, **kwargs), dense)",
         "    return TokenTensor(step(x, *args, **kwargs), x.dims)",
         "tests/test_lent_operands.py::test_every_token_draws_for_itself",
+        "a recorded size is its own",
+        "passes/replay.py",
+        """                    follow(node.meta.get("val"), value)
+""",
+        """                    pass
+""",
+        "tests/test_image_sizes.py",
+    ),
+    Mutant(
+        "a mask of symbolic size is judged at one size",
+        "passes/dataflow.py",
+        "        value = self.evaluate(node)\n        if value is None and is_tensor(node):",
+        "        value = self.example(node)\n        if value is None and is_tensor(node):",
+        "tests/test_sizes_in_masks.py",
+    ),
+    Mutant(
+        "every dtype holds every size",
+        "passes/bounds.py",
+        "(sizes and dtype not in SIZED)",
+        "False",
+        "tests/test_sizes_in_masks.py",
+    ),
+    Mutant(
+        "a mask is what it was made as",
+        "passes/functional.py",
+        "_storage(node) in storages)",
+        "False)",
+        "tests/test_sizes_in_masks.py",
+    ),
+    Mutant(
+        "floats of sizes are left as they are",
+        "passes/whole.py",
+        "    if not expression.has(*ROUNDINGS):",
+        "    if True:",
+        "tests/test_image_sizes.py",
     ),
 ]
