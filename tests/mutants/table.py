@@ -579,12 +579,12 @@ MUTANTS = [
         "    return TokenTensor(step(room, *args, **kwargs), dense)",
         "    return TokenTensor(step(x, *args, **kwargs), x.dims)",
         "tests/test_lent_operands.py::test_every_token_draws_for_itself",
+    ),
+    Mutant(
         "a recorded size is its own",
         "passes/replay.py",
-        """                    follow(node.meta.get("val"), value)
-""",
-        """                    pass
-""",
+        'follow(node.meta.get("val"), own)',
+        "pass",
         "tests/test_image_sizes.py",
     ),
     Mutant(
