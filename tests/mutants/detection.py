@@ -27,7 +27,7 @@ MUTANTS = [
     Mutant(
         "any mask is the same for every query",
         "passes/masks.py",
-        "return self.dataflow.varies_along(mask, -2)",
+        "return self.dataflow.varies_along(mask, queries)",
         "return False",
         MASKS,
     ),
@@ -47,9 +47,9 @@ MUTANTS = [
     ),
     Mutant(
         "queries are compared instead of keys",
-        "passes/sites.py",
-        "query, keys = operands",
-        "keys, query = operands",
+        "passes/finder.py",
+        "keys, query = product.right, product.left",
+        "query, keys = product.right, product.left",
         BY_PAPER,
     ),
     Mutant(
@@ -173,5 +173,40 @@ MUTANTS = [
         "                state = replace(state, oddities=(*state.oddities, node))\n",
         "                value = replace(value, dims=first.dims)\n",
         "tests/test_spellings.py::test_refused_for_its_true_reason[cut]",
+    ),
+    Mutant(
+        "a recorded size is its own",
+        "passes/replay.py",
+        'follow(node.meta.get("val"), own)',
+        "pass",
+        "tests/test_image_sizes.py",
+    ),
+    Mutant(
+        "a mask of symbolic size is judged at one size",
+        "passes/dataflow.py",
+        "        value = self.evaluate(node)\n        if value is None and is_tensor(node):",
+        "        value = self.example(node)\n        if value is None and is_tensor(node):",
+        "tests/test_sizes_in_masks.py",
+    ),
+    Mutant(
+        "every dtype holds every size",
+        "passes/bounds.py",
+        "(sizes and dtype not in SIZED)",
+        "False",
+        "tests/test_sizes_in_masks.py",
+    ),
+    Mutant(
+        "a mask is what it was made as",
+        "passes/functional.py",
+        "_storage(node) in storages)",
+        "False)",
+        "tests/test_sizes_in_masks.py",
+    ),
+    Mutant(
+        "floats of sizes are left as they are",
+        "passes/whole.py",
+        "    if not expression.has(*ROUNDINGS):",
+        "    if True:",
+        "tests/test_image_sizes.py",
     ),
 ]

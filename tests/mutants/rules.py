@@ -69,8 +69,8 @@ MUTANTS = [
     Mutant(
         "weights of large groups are cut off",
         "passes/rules/reduce.py",
-        "size = spread(space.size, space, x.dims, (d, a)).to(data.dtype)",
-        "size = spread(space.size, space, x.dims, (d, a)).to(data.dtype).clamp(max=1)",
+        "size = spread(space.size, space, x.dims, (d, a)).type_as(data)",
+        "size = spread(space.size, space, x.dims, (d, a)).type_as(data).clamp(max=1)",
         law_of("sum"),
     ),
     Mutant(
