@@ -132,15 +132,18 @@ def within_tokens(step: Step, x: TokenTensor, *args: Any, **kwargs: Any) -> Toke
 @rule(aten.max.dim, aten.min.dim, aten.median.dim, aten.mode.default)
 def extremum_with_index(
     step: Step, x: TokenTensor, dim: int = -1, keepdim: bool = False
-) -> list[TokenTensor]:
-    """Values and indices over another dimension; indices of groups would mean nothing."""
+) -> list[TokenTensor | None]:
+    """Values and indices over another dimension; indices of groups would mean nothing.
+
+    Where nobody reads the indices there are none (None), and values are had of merged tokens too.
+    """
     over, dims = reduced(step, x, dim, keepdim)
     if over_tokens(x, over):
         values_alone = all(user.args[1:] == (0,) for user in step.node.users)
         if not values_alone or step.node.target not in (aten.max.dim, aten.min.dim):
             raise Lift("indices of tokens are asked for")
         op = aten.amax.default if step.node.target == aten.max.dim else aten.amin.default
-        return [TokenTensor(step.run(op, x, over, keepdim), dims)]
+        return [TokenTensor(step.run(op, x, over, keepdim), dims), None]
     return [TokenTensor(value, dims) for value in step(x, dim, keepdim)]
 
 
