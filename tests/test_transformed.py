@@ -79,7 +79,7 @@ def test_a_copy_is_like_the_original(how: str) -> None:
     assert copied.last.weight is copied.head._modules["1"].weight, "tied weights stay tied"
     shares = copied.last.weight is module.last.weight
     assert shares is (how == "copy")
-    with pytest.raises((RuntimeError, AssertionError), match="shape|size|Guard|dimension"):
+    with pytest.raises((RuntimeError, AssertionError), match=r"shape|size|Guard|dimension"):
         copied(x[:, :-1])
 
 
