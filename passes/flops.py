@@ -73,7 +73,8 @@ class FlopCounter:
     def _count(self, op: Any, args: Any, kwargs: Any) -> int:
         if op == aten.scaled_dot_product_attention.default:
             # Kernels for CPU are not in the registry; the formula is the same for all.
-            return int(sdpa_flop_count(*(_four_dims(x.shape) for x in args[:3])))
+            lead = torch.broadcast_shapes(*(x.shape[:-2] for x in args[:3]))
+            return int(sdpa_flop_count(*(_four_dims(lead, x.shape) for x in args[:3])))
         args, kwargs = pytree.tree_map_only(_Shape, _Shape.tensor, (args, kwargs))
         with FlopCounterMode(display=False) as counter:
             op(*args, **kwargs)
@@ -85,9 +86,8 @@ class FlopCounter:
         return self.size_of(value) if isinstance(value, torch.SymInt) else value
 
 
-def _four_dims(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """(…, N, D) as (B, H, N, D), which is what the formula takes."""
-    lead = shape[:-2]
+def _four_dims(lead: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """(…, N, D), broadcast to ``lead``, as (B, H, N, D), which is what the formula takes."""
     return (math.prod(lead[:-1]), lead[-1] if lead else 1, *shape[-2:])
 
 

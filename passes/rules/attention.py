@@ -61,13 +61,18 @@ def _keep_frames_apart(
     """Tokens of several items, each with its own groups, may attend together, side by side.
 
     They may not where the items are told apart at the same time: by a leading dimension, or by
-    a mask of its own for each query.
+    a mask of its own for each query. Nor may the items attend for each group by itself: group g
+    of one and group g of another are different tokens.
     """
     batch = batch_axes([q, k, v])
     rows = mask is not None and len(mask.dims) > 1 and not is_single(mask.dims[-2])
+    leading = [atom for dim in lead for atom in dim]
     for tokens in (q.dims[-2], k.dims[-2]):
         together = batch.intersection(atom.axis for atom in tokens)
-        apart = any(atom.axis in together for dim in lead for atom in dim)
+        apart = any(
+            atom.axis in together or (atom.space and together.intersection(atom.space.batch))
+            for atom in leading
+        )
         if together and (apart or rows):
             raise Lift("the op mixes the items of a batch, and each has its own groups")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.zoo import (
     adversarial,
     diffusers_models,
+    frames,
     hand_models,
     hand_readouts,
     hand_written,
@@ -27,5 +28,6 @@ ENTRIES = [
     *hand_readouts.ENTRIES,
     *adversarial.ENTRIES,
     *masks.ENTRIES,
+    *frames.ENTRIES,
     *papers.ENTRIES,
 ]
