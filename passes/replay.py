@@ -44,8 +44,13 @@ class Labels:
 
 aten = torch.ops.aten
 
-STRIDED = (aten.as_strided.default, aten.view_as_complex.default, aten.view.dtype)
-"""Ops whose result depends on the strides of their operand."""
+STRIDED = (
+    aten.as_strided.default,
+    aten.view_as_complex.default,
+    aten.view.dtype,
+    aten.take_along_dim.default,
+)
+"""Ops whose result depends on the strides of their operand, or that take a view of it."""
 
 Hook = Callable[["Replay", Node, Any], Any]
 Watch = Callable[[Any, Any, Any], None]

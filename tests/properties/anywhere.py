@@ -91,8 +91,9 @@ def seeded(f: Callable[..., Any], tensors: Sequence[Tensor]) -> Any:
 
 
 def _halves(x: Tensor) -> Tensor:
-    has_mean = x.is_floating_point() or x.is_complex()
-    return torch.full_like(x, 0.5) if has_mean else x
+    if x.is_floating_point() or x.is_complex():
+        return torch.full_like(x, 0.5)
+    return torch.ones_like(x) if x.dtype == torch.bool else x
 
 
 def difference(result: Any, expected: Any) -> str:

@@ -22,7 +22,6 @@ SLICE = [
     "nn.functional.scaled_dot_product_attention",
     "squeeze",
     "take_along_dim",
-    "type_as",
     "where",
 ]
 
