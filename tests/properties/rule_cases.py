@@ -132,6 +132,11 @@ JOIN = {
     "append and sum": reduces(lambda x, t: torch.cat([x, t], 1).sum(1), operands=("B2C",)),
     "cat channels": Case(lambda x, y: torch.cat([x, y], 2), ("BN2",), projected=(0,)),
     "stack": Case(lambda x: torch.stack([x, x * 2]).sum(0)),
+    "pad": Case(lambda x: F.pad(x, (0, 2, 1, 2), value=3.0)),
+    "pad and sum": reduces(lambda x: F.pad(x, (0, 0, 0, 1), value=2.0).sum(1)),
+    "pad and cut": reduces(lambda x: F.pad(x, (0, 0, 0, 1))[:, :-1].mT @ x),
+    "pad by tokens": lifted(lambda x: F.pad(x.mT, (1, 1), mode="replicate")),
+    "cut by padding": lifted(lambda x: F.pad(x, (0, 0, -1, 0))),
 }
 
 REDUCE = {
@@ -151,7 +156,8 @@ REDUCE = {
     "cumsum channels": Case(lambda x: x.cumsum(-1)),
     "topk channels": Case(lambda x: x.topk(2, -1).values),
     "var": lifted(lambda x: x.var(1)),
-    "max with index": lifted(lambda x: x.max(1).values),
+    "max values": reduces(lambda x: x.max(1).values + x.min(1).values),
+    "max with index": lifted(lambda x: x.max(1).indices),
     "cumsum": lifted(lambda x: x.cumsum(1)),
     "sort": lifted(lambda x: x.sort(1).values),
     "roll": lifted(lambda x: x.roll(1, 1)),
