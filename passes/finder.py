@@ -97,7 +97,8 @@ class Finder:
             feature_place=len(dims) - 1,
             query_dim=(),
             key_dim=dims[place],
-            softmaxes=() if oddity else (softmax,),
+            # Over any other dimension it pools or gates tokens, and is no attention's.
+            softmaxes=(softmax,) if not oddity and place == len(dims) - 1 else (),
             oddity=oddity,
         )
 

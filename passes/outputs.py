@@ -51,7 +51,7 @@ class _Outputs:
     def promised(self, x: TokenTensor) -> Tensor:
         """One output, dense."""
         node = x.origin
-        if not x.tainted or node is None:
+        if node is None or not (x.tainted or x.merged):
             return x.data
         if x.merged:
             self.replay.lifts.append(LiftEvent(self.output, node, "an output of the graph"))
@@ -112,7 +112,7 @@ class _Outputs:
         """The node whose memory a node's value is a view of, as far as the replay kept views."""
         while not self._owns_memory(node):
             parent = _parent(node)
-            if parent is None or (_is_list(parent) and self._owns_memory(parent)):
+            if parent is None or (_is_list(parent) and _is_list(self._base(parent))):
                 break
             node = parent
         return node
