@@ -230,6 +230,8 @@ class Masks:
             return True
         if rank_of(node) >= 2 and not self.differs_between_queries(node):
             return True
+        if node in self.dataflow.written:
+            return False
         inner = [source for source in value_operands(node) if rank_of(source)]
         if is_float(node) and (node.target in ALIGNED or node.target in HIDING):
             return all(self._is_bias(source) for source in inner)
@@ -244,7 +246,8 @@ class Masks:
     def is_learned(self, node: Node) -> bool:
         """Do its values come from parameters alone, perhaps picked by constant indices?"""
         if node not in self._learned:
-            self._learned[node] = self._comes_from_parameters(node)
+            written = node in self.dataflow.written
+            self._learned[node] = not written and self._comes_from_parameters(node)
         return self._learned[node]
 
     def _comes_from_parameters(self, node: Node) -> bool:

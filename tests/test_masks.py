@@ -31,12 +31,21 @@ CAUSAL: dict[str, Callable[..., Tensor]] = {
     "with batch and heads": lambda m: torch.ones(N, N).tril().bool().expand(2, 3, N, N),
 }
 
+
+def written_over(m: nn.Module) -> Tensor:
+    """A learned bias, of which a corner is hidden afterwards."""
+    bias: Tensor = m.bias.clone()
+    bias[:, 5:, :3] = -torch.inf
+    return bias
+
+
 STRUCTURED: dict[str, Callable[..., Tensor]] = {
     "bool buffer": lambda m: m.tril,
     "float buffer": lambda m: m.additive.double(),
     "sliding window": lambda m: (positions()[None, :] - positions()[:, None]).abs() < 5,
     "block diagonal": lambda m: positions()[None, :] // 5 == positions()[:, None] // 5,
     "prefix of the keys": lambda m: positions()[None, :] < positions()[:, None] + 7,
+    "a bias written over": written_over,
     "one query sees less": lambda m: (
         torch.ones(N, N, dtype=torch.bool).index_fill(0, torch.tensor([N - 1]), False)
         | torch.eye(N, dtype=torch.bool)

@@ -30,8 +30,8 @@ What the pass makes of small models of each family (random weights, few layers; 
 this page). Every one is checked: with `ratio=1.0` it is bit-identical to the dense model; with
 `ratio={RATIO}` the rewritten graph computes what the simulation computes (1e-9 in float64, 1e-5
 where the model itself computes in float32), shapes and dtypes are the dense ones, also for a second
-batch size, and for another image size or length where the model takes one: compiled for it alone,
-and in one graph for both.
+batch size, and for another image size or length where the model takes one: for it alone, and in one
+graph for both sizes.
 
 *Sites* are attention calls: how many merge, and why the others do not. *Tokens* are those at the
 first and after the last merge. *FLOPs* are what is left of the dense ones at these toy widths,
