@@ -160,6 +160,11 @@ SHAPE = {
         lambda op, x: op([x, x[:, :1] * 2], 1).sum(1),
         reduces,
     ),
+    **each(
+        [aten.pad.default, aten.constant_pad_nd.default],
+        lambda op, x: op(x, [1, 0, 0, 2]).mT @ op(x, [0, 0, 0, 2]),
+        reduces,
+    ),
     "a complex operand": Case(lambda x, y: x * torch.view_as_complex(y).abs(), ("C2",)),
 }
 
