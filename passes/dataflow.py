@@ -11,7 +11,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
 from torch.fx import Node
 
-from pitome_fx.passes.axes import divided, same_size
+from pitome_fx.passes.axes import divided, hint, same_size
 from pitome_fx.passes.bounds import Bounds
 from pitome_fx.passes.operands import SAME_VALUES, value_operands
 from pitome_fx.passes.rule import is_tagged_pointwise
@@ -191,9 +191,10 @@ def _is_sized(node: Node) -> bool:
 
 def _computed(node: Node, value_of: Callable[[Node], Any]) -> Tensor | None:
     """What a node yields on the values of its operands, None if one of them is not known."""
-    values = {source: value_of(source) for source in node.all_input_nodes}
+    values = {source: value_of(source) for source in value_operands(node)}
     if any(value is None for value in values.values()) or not is_tensor(node):
         return None
+    values |= {n: _blank(n) for n in node.all_input_nodes if n not in values}
     if not isinstance(node.target, torch._ops.OpOverload) or node.target._schema.is_mutable:
         return None
     if _draws(node):
@@ -204,6 +205,13 @@ def _computed(node: Node, value_of: Callable[[Node], Any]) -> Tensor | None:
     with unset_fake_temporarily(), torch.no_grad():
         result = node.target(*args, **kwargs)
     return result if isinstance(result, Tensor) else None
+
+
+def _blank(node: Node) -> Tensor:
+    """A tensor to lend its dtype and the shape that it was traced with, of no memory."""
+    like: Tensor = node.meta["val"]
+    with unset_fake_temporarily():
+        return torch.zeros((), dtype=like.dtype).expand([hint(size) for size in like.shape])
 
 
 def _literal(node: Node) -> Tensor | None:

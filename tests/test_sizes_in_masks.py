@@ -48,9 +48,11 @@ def case(make: Callable[[Any, Tensor], Tensor], tokens: int = N) -> Case:
     return Case(randomised(Masked(make)), (x,)).to(torch.float64)
 
 
-def program(made: Case, longest: int | None = None) -> torch.export.ExportedProgram:
+def program(
+    made: Case, longest: int | None = None, shortest: int = 4
+) -> torch.export.ExportedProgram:
     """An export whose length is symbolic."""
-    length = torch.export.Dim("length", min=4, max=longest)
+    length = torch.export.Dim("length", min=shortest, max=longest)
     return torch.export.export(made.model, made.args, dynamic_shapes=({1: length},))
 
 
@@ -189,7 +191,8 @@ def test_a_mask_written_in_place_is_not_what_it_was_made_as(
 ) -> None:
     made = case(make)
     if symbolic:
-        refused(program(made), "structured attention mask")
+        # From fewer tokens than are written torch.export itself makes no guard of the slices.
+        refused(program(made, shortest=8), "structured attention mask")
         return
     with pytest.warns(PitomeWarning, match=re.escape("structured attention mask")):
         graph = pitome_fx.transform(made.model, made.args, ratio=0.8)
