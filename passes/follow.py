@@ -143,7 +143,7 @@ class Follower:
     def _follow(self, node: Node, carriers: list[Node], product: Product | None) -> bool:
         """Label what is computed from scores; they end where the marks do."""
         before = [self._values[source] for source in carriers]
-        if product is not None and self._sums_marked(product):
+        if not self._sides(*before) or (product is not None and self._sums_marked(product)):
             return False
         value = self._anew.computed(node, lambda n: self._operand(n, n in carriers))
         state = self._joined(node, carriers)

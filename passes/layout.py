@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from pitome_fx.passes.axes import Size, divided, hint, same_size
@@ -47,8 +48,8 @@ def laid_out(x: Tensor, like: Tensor) -> Tensor:
     return data.expand(x.shape) if shared else data
 
 
-def _is_zero(stride: Size) -> bool:
-    return isinstance(stride, int) and stride == 0
+def _is_zero(size: Size) -> bool:
+    return isinstance(size, int) and size == 0
 
 
 Room = list[tuple[Size, Size]]
@@ -56,7 +57,7 @@ Room = list[tuple[Size, Size]]
 
 
 def _is_none(zeros: tuple[Size, Size]) -> bool:
-    return all(isinstance(count, int) and count == 0 for count in zeros)
+    return all(map(_is_zero, zeros))
 
 
 def _room(sizes: list[Size], strides: list[Size], offset: Size) -> Room | None:
@@ -72,9 +73,13 @@ def _room(sizes: list[Size], strides: list[Size], offset: Size) -> Room | None:
     first = _digits(offset, [*strides, 1])
     room: Room = [(first[0], 0)]
     for size, start, full in zip([*sizes[1:], 1], first[1:], whole, strict=True):
-        if not statically_known_true(start + size <= full):
+        with disable_proxy_modes_tracing():
+            fits = statically_known_true(start + size <= full)
+            # Where a dimension is empty, strides are those of a size of 1.
+            fills = _is_zero(start) and statically_known_true(full == torch.sym_max(size, 1))
+        if not fits:
             return None
-        room.append((start, full - start - size))
+        room.append((start, 0 if fills else full - start - size))
     return room
 
 
@@ -88,7 +93,8 @@ def _digits(offset: Size, strides: list[Size]) -> list[Size]:
             quotient = divided(offset, stride) if i >= len(strides) - 2 else None
             digit = 0 if quotient is None else quotient
         digits.append(digit)
-        offset = offset - digit * stride
+        if not _is_zero(digit):
+            offset = offset - digit * stride
     return digits
 
 

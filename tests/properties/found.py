@@ -11,6 +11,7 @@ from tests.properties.description import (
     Parallel,
     Program,
     Residual,
+    Route,
     Save,
     Swap,
 )
@@ -19,6 +20,7 @@ BLOCK = (Residual(Attention()), Residual(Mlp()))
 
 FOUND: list[tuple[Program, Options]] = [
     (Program((*BLOCK, Residual(Mix("einsum")))), {"ratio": 0.5, "pays": True}),
+    (Program((Residual(Route("soft")), *BLOCK)), {"ratio": 0.5, "pays": True}),
     (
         Program(
             (Residual(Attention("where", mask="learned-padding")), Residual(Mlp())),
