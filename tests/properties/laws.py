@@ -158,7 +158,8 @@ def reasoned(trial: Trial) -> None:
 
 
 def one_by_one(program: Program, options: Options) -> Trial:
-    """(g) a batch is its items one by one."""
+    """(g) a batch is its items one by one; outputs in forms that take no part of the batch."""
+    program = replace(program, form="tuple")
     trial = run(program, options)
     if program.batch == 1:
         return replace(trial, waived="a batch of one")
