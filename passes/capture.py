@@ -29,6 +29,7 @@ from pitome_fx.passes.subclasses import (
     stand_in,
     wrappers,
 )
+from pitome_fx.passes.switches import Switching
 
 CHECKPOINT = torch.ops.higher_order.tag_activation_checkpoint
 CHECKPOINTS_ARE_INLINED = (
@@ -170,12 +171,17 @@ def trace(
     function: Callable[..., Any], inputs: Sequence[Any], fake_mode: FakeTensorMode
 ) -> GraphModule:
     """Trace to pre-dispatch ATen under the inputs' own fake mode, keeping module paths."""
+
+    def switching(*args: Any) -> Any:
+        with Switching():
+            return function(*args)
+
     with ExitStack() as stack:
         stack.enter_context(fake_mode)
         stack.enter_context(_allow_real_constants(fake_mode))
         stack.enter_context(torch.fx.traceback.preserve_node_meta())
         stack.enter_context(_as_if_exporting())
-        return make_fx(function, pre_dispatch=True, _allow_non_fake_inputs=True)(*inputs)
+        return make_fx(switching, pre_dispatch=True, _allow_non_fake_inputs=True)(*inputs)
 
 
 def restore_placeholders(source: GraphModule, graph: GraphModule) -> None:

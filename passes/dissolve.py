@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Interpreter
 
-from pitome_fx.ops import AUTOCAST_IN_GRAPH, OPS
+from pitome_fx.ops import OPS
 from pitome_fx.options import Form
 from pitome_fx.passes.capture import fake_mode_of, restore_placeholders, trace
 from pitome_fx.passes.failures import failing_in
@@ -43,16 +43,7 @@ def dissolve(graph: GraphModule, inputs: Sequence[Any], form: Form) -> GraphModu
     """
     if form == "pitome":
         return graph
-    fake_mode = fake_mode_of(inputs)
-    run = _Dissolve(graph, BODIES[form]).run
-    switches = any(
-        node.target is torch.amp.autocast_mode._enter_autocast for node in graph.graph.nodes
-    )
-    before = AUTOCAST_IN_GRAPH.set(switches)
-    try:
-        dissolved = trace(run, inputs, fake_mode)
-    finally:
-        AUTOCAST_IN_GRAPH.reset(before)
+    dissolved = trace(_Dissolve(graph, BODIES[form]).run, inputs, fake_mode_of(inputs))
     restore_placeholders(graph, dissolved)
     dissolved.graph.eliminate_dead_code()
     restore_calls(dissolved)

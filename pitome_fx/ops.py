@@ -8,7 +8,6 @@ N tokens, N' groups, k = N − N' moved tokens, F features. Indices are int64, s
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -24,21 +23,15 @@ from torch.fx.experimental.proxy_tensor import (
 from pitome_fx.algorithms import ALGORITHMS
 from pitome_fx.algorithms.common import take
 
-AUTOCAST_IN_GRAPH: ContextVar[bool] = ContextVar("AUTOCAST_IN_GRAPH", default=False)
-"""Does the graph being traced switch autocast itself? While it is traced nothing is switched."""
-
 
 def full_precision(x: Tensor) -> AbstractContextManager[None]:
     """Autocast off, which would turn the float32 products of an op's body back into half ones."""
     kind = x.device.type
     # Where it is off already, a traced body stays free of nodes that switch it: no program that
     # has them can be saved.
-    wanted = torch.amp.is_autocast_available(kind) and (
-        AUTOCAST_IN_GRAPH.get() or torch.is_autocast_enabled(kind)
-    )
-    if not wanted:
-        return nullcontext()
-    return torch.autocast(kind, enabled=False)
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return torch.autocast(kind, enabled=False)
+    return nullcontext()
 
 
 LIBRARY = torch.library.Library("pitome", "DEF")

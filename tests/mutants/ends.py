@@ -4,6 +4,13 @@ from tests.mutants.mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "autocast in a graph is recorded and no more",
+        "passes/switches.py",
+        "if func is _enter_autocast:",
+        "if False:",
+        "tests/properties/test_programs.py::test_programs_that_once_failed_in_a_narrow_dtype",
+    ),
+    Mutant(
         "a changed op body meets a warm cache",
         "backends/lowering.py",
         'return hashlib.sha256("\\0".join(parts).encode()).hexdigest()',

@@ -150,3 +150,18 @@ IN_TRAINING: list[tuple[Program, Options]] = [
     ),
 ]
 """Programs whose gradients were once wrong."""
+
+IN_NARROW_DTYPES: list[tuple[Program, Options]] = [
+    # A mask that is made in half precision inside autocast.
+    (
+        Program(
+            (Residual(Attention(mask="inf")), Residual(Mlp()), *BLOCK),
+            batch=2,
+            tokens=16,
+            hidden=(16, 12),
+            seed=5,
+        ),
+        {"ratio": 0.75, "pays": True, "blocks": [1]},
+    ),
+]
+"""Programs that failed in the dtype of their seed."""

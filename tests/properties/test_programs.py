@@ -23,7 +23,7 @@ from pitome_fx.frontends import spelled_out_layers
 from tests.properties import PROFILE, gradients, laws, share, writes
 from tests.properties.build import build
 from tests.properties.description import Mix, Options, Program, Residual, Write
-from tests.properties.found import BLOCK, FOUND, IN_TRAINING
+from tests.properties.found import BLOCK, FOUND, IN_NARROW_DTYPES, IN_TRAINING
 from tests.properties.programs import aliens, options, programs
 from tests.properties.statistics import tell
 from tests.properties.trial import of_users, run
@@ -39,6 +39,11 @@ def test_programs_that_once_failed(number: int) -> None:
 @pytest.mark.parametrize("number", range(len(IN_TRAINING)))
 def test_programs_that_once_failed_in_training(number: int) -> None:
     assert not trained(*IN_TRAINING[number]).waived
+
+
+@pytest.mark.parametrize("number", range(len(IN_NARROW_DTYPES)))
+def test_programs_that_once_failed_in_a_narrow_dtype(number: int) -> None:
+    assert not narrow(*IN_NARROW_DTYPES[number]).waived
 
 
 @pytest.mark.parametrize("kind", writes.KINDS)
