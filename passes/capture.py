@@ -29,7 +29,7 @@ from pitome_fx.passes.subclasses import (
     stand_in,
     wrappers,
 )
-from pitome_fx.passes.switches import Switching
+from pitome_fx.passes.switches import switching
 
 CHECKPOINT = torch.ops.higher_order.tag_activation_checkpoint
 CHECKPOINTS_ARE_INLINED = (
@@ -172,8 +172,8 @@ def trace(
 ) -> GraphModule:
     """Trace to pre-dispatch ATen under the inputs' own fake mode, keeping module paths."""
 
-    def switching(*args: Any) -> Any:
-        with Switching():
+    def traced(*args: Any) -> Any:
+        with switching():
             return function(*args)
 
     with ExitStack() as stack:
@@ -181,7 +181,7 @@ def trace(
         stack.enter_context(_allow_real_constants(fake_mode))
         stack.enter_context(torch.fx.traceback.preserve_node_meta())
         stack.enter_context(_as_if_exporting())
-        return make_fx(switching, pre_dispatch=True, _allow_non_fake_inputs=True)(*inputs)
+        return make_fx(traced, pre_dispatch=True, _allow_non_fake_inputs=True)(*inputs)
 
 
 def restore_placeholders(source: GraphModule, graph: GraphModule) -> None:

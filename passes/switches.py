@@ -6,8 +6,8 @@ without autocast, and a mask made in half precision would meet queries that are 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -15,12 +15,22 @@ from torch.amp.autocast_mode import _enter_autocast, _exit_autocast
 from torch.overrides import TorchFunctionMode
 
 
-class Switching(TorchFunctionMode):
-    """Inside a trace: switches of autocast are recorded, and take effect until the mode ends."""
+@contextmanager
+def switching() -> Iterator[None]:
+    """Inside a trace: switches of autocast are recorded, and take effect while this lasts."""
+    on: list[ExitStack] = []
+    try:
+        with _Switching(on):
+            yield
+    finally:
+        while on:
+            on.pop().close()
 
-    def __init__(self) -> None:
+
+class _Switching(TorchFunctionMode):
+    def __init__(self, on: list[ExitStack]) -> None:
         super().__init__()
-        self._on: list[ExitStack] = []
+        self._on = on
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
@@ -32,8 +42,3 @@ class Switching(TorchFunctionMode):
         if func is _exit_autocast:
             return self._on.pop().close()
         return func(*args, **(kwargs or {}))
-
-    def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
-        while self._on:
-            self._on.pop().close()
