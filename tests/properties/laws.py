@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -178,7 +179,7 @@ def one_by_one(program: Program, options: Options) -> Trial:
             return replace(trial, waived="other blocks merge in a batch of one")
         if events(alone) != events(trial):
             return replace(trial, waived="other values stay merged in a batch of one")
-        if decisions(alone, 0) != decisions(trial, i):
+        if decisions(alone, 0, 1) != decisions(trial, i, program.batch):
             assert has_ties(trial), "the items of a batch merge unlike one by one, without a tie"
             return replace(trial, waived="tied tokens")
         whole = tuple(item_of(x, y, i) for x, y in zip(trial.output, alone.output, strict=True))
@@ -193,9 +194,9 @@ def events(trial: Trial) -> tuple[int, int]:
     return (0, 0) if done is None else (len(done.projections), len(done.lifts))
 
 
-def decisions(trial: Trial, item: int) -> list[list[int]]:
-    """The groups of one item after every merge."""
-    return [groups[item].tolist() for groups in trial.assignments]
+def decisions(trial: Trial, item: int, batch: int) -> list[Any]:
+    """The groups of one item of the batch, in all its frames, after every merge."""
+    return [groups.unflatten(0, (batch, -1))[item].tolist() for groups in trial.assignments]
 
 
 def item_of(whole: Tensor, alone: Tensor, item: int) -> Tensor:
@@ -203,7 +204,8 @@ def item_of(whole: Tensor, alone: Tensor, item: int) -> Tensor:
     if whole.shape == alone.shape:
         return whole
     places = [d for d, (a, b) in enumerate(zip(whole.shape, alone.shape, strict=True)) if a != b]
-    return whole.narrow(places[0], item, 1)
+    rows = alone.shape[places[0]]
+    return whole.narrow(places[0], item * rows, rows)
 
 
 def has_ties(trial: Trial) -> bool:
