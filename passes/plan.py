@@ -83,7 +83,7 @@ def make_plan(program: Program, detection: Detection, options: Options) -> Plan:
     Raises:
         OptionsError: the schedule has another length than the model has mergeable blocks.
     """
-    blocks, refusals = _allowed(detection, options)
+    blocks, refusals = allowed(detection, options)
     costs = CostModel(program, detection.labels, blocks)
     ratio, note = solve(costs, program, options) if options.flops is not None else (None, "")
     amounts = _given_amounts(blocks, options) if ratio is None else [Share(ratio)] * len(blocks)
@@ -99,8 +99,8 @@ def make_plan(program: Program, detection: Detection, options: Options) -> Plan:
     return Plan(tuple(kept), {**detection.refusals, **refusals, **thin}, note)
 
 
-def _allowed(detection: Detection, options: Options) -> tuple[list[Block], dict[Site, str]]:
-    """Blocks that the options let merge; one for every merge point."""
+def allowed(detection: Detection, options: Options) -> tuple[list[Block], dict[Site, str]]:
+    """Blocks that the options let merge, one for every merge point; and why others may not."""
     refusals: dict[Site, str] = {}
     blocks: list[Block] = []
     for block in first_per_point(detection.blocks):

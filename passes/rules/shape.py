@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -74,7 +74,7 @@ def refactor(step: Step, x: TokenTensor, shape: Sequence[Size]) -> tuple[Dim, ..
     """Dimensions of a reshape of x to the dense ``shape``, by factorising old against new.
 
     Raises:
-        Lift: a merged axis would have to be split.
+        Lift: a merged axis would have to be split, or one that was merged in parts made whole.
     """
     atoms = [atom for dim in x.dims if not is_single(dim) for atom in dim][::-1]
     dims: list[Dim] = []
@@ -85,7 +85,13 @@ def refactor(step: Step, x: TokenTensor, shape: Sequence[Size]) -> tuple[Dim, ..
                 raise Lift("a reshape splits or mixes the merged token axis")
             return (*dims, *(step.fresh(d, shape[d]) for d in range(place, len(shape))))
         dims.append(fuse(taken))
+        if _merged_axes(dims[-1]) != _merged_axes(taken):
+            raise Lift("a reshape puts tokens together that were merged in parts")
     return tuple(dims)
+
+
+def _merged_axes(atoms: Iterable[Atom]) -> int:
+    return sum(atom.space is not None for atom in atoms)
 
 
 def _take(atoms: list[Atom], size: Size) -> list[Atom] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.properties.description import (
     Attention,
+    Frames,
     Join,
     Mix,
     Mlp,
@@ -21,6 +22,11 @@ BLOCK = (Residual(Attention()), Residual(Mlp()))
 FOUND: list[tuple[Program, Options]] = [
     (Program((*BLOCK, Residual(Mix("einsum")))), {"ratio": 0.5, "pays": True}),
     (Program((Residual(Route("soft")), *BLOCK)), {"ratio": 0.5, "pays": True}),
+    # Tokens of one axis are cut into frames, merged there, and put together again.
+    (
+        Program((Frames(Parallel(Attention(), Mlp()), 3), *BLOCK), tokens=39, readout="grid"),
+        {"min_tokens": 2, "ratio": 0.5, "pays": True},
+    ),
     (
         Program(
             (Residual(Attention("where", mask="learned-padding")), Residual(Mlp())),

@@ -22,7 +22,7 @@ from pitome_fx.passes import pipeline, rewrite
 from pitome_fx.passes.capture import Program, capture
 from pitome_fx.passes.detect import detect
 from pitome_fx.passes.pipeline import Outcome
-from pitome_fx.passes.plan import first_per_point
+from pitome_fx.passes.plan import allowed
 from pitome_fx.passes.reporting import make_report
 from pitome_fx.report import Report
 from pitome_fx.testing import run_recorded
@@ -150,11 +150,9 @@ def _parsed(options: d.Options, program: Program) -> Options:
     parsed = Options.parse({key: value for key, value in options.items() if key != "pays"})
     if parsed.schedule is None:
         return parsed
-    allowed = parsed.resolved().blocks
     protect = None if parsed.protect == "auto" else parsed.protect
-    blocks = first_per_point(detect(program, protect).blocks)
-    count = sum(allowed is None or block.site.number in allowed for block in blocks)
-    return replace(parsed, schedule=parsed.schedule[: max(count, 1)])
+    blocks, _ = allowed(detect(program, protect), parsed.resolved())
+    return replace(parsed, schedule=parsed.schedule[: max(len(blocks), 1)])
 
 
 def of_users(options: d.Options) -> d.Options:
