@@ -138,7 +138,7 @@ def hides_padding(spec: d.Attention) -> bool:
     """Is the attention told which tokens are padding, where the program has any?"""
     if spec.spelling == "mha":
         return spec.mask.startswith(("bool", "min", "given"))
-    return spec.mask in OF_PADDING
+    return spec.mask in OF_PADDING and spec.spelling != "linear"
 
 
 class Attention(nn.Module):
