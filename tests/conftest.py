@@ -1,5 +1,6 @@
 """What every test starts from: fixed seeds, a fresh compiler and an empty compile cache."""
 
+import gc
 import random
 from collections.abc import Iterator
 
@@ -10,6 +11,9 @@ import torch._dynamo
 from tests.support.torchvision_shim import define_missing_ops
 
 define_missing_ops()
+
+# Traces are made of many small objects that live on: looking for garbage takes a tenth.
+gc.set_threshold(100_000, 50, 100)
 
 
 @pytest.fixture(scope="session", autouse=True)
