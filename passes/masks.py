@@ -225,9 +225,12 @@ class Masks:
         return node in self._structured
 
     def _is_bias(self, node: Node) -> bool:
-        """Is it a sum of learned values and of parts that are the same for every query?"""
+        """Is it a sum of learned or known values and of parts that are the same for every query?"""
         if self.is_learned(node):
             return True
+        value = self.dataflow.known(node)
+        if value is not None and is_float(node):
+            return _kind_of_value(value) in (MaskKind.NONE, MaskKind.PADDING, MaskKind.BIAS)
         if rank_of(node) >= 2 and not self.differs_between_queries(node):
             return True
         if node in self.dataflow.written:

@@ -125,12 +125,17 @@ def test_the_causal_flag_is_refused() -> None:
     assert_runs_dense(case, "causal attention: a merged token would see its own future")
 
 
+def distances() -> Tensor:
+    return -(positions()[None] - positions()[:, None]).abs().double() * 0.1
+
+
 BIAS: dict[str, Callable[..., Tensor]] = {
     "learned (H, N, N)": lambda m: m.bias[None],
     "relative positions": lambda m: (
         m.table[positions()[None] - positions()[:, None] + N - 1].permute(2, 0, 1).unsqueeze(0)
     ),
-    "distances": lambda m: -(positions()[None] - positions()[:, None]).abs().double() * 0.1,
+    "distances": lambda m: distances(),
+    "learned, and distances": lambda m: m.bias[None] + distances(),
 }
 
 
