@@ -159,7 +159,7 @@ def _bring(step: Step, x: TokenTensor, target: tuple[Dim, ...], trailing: int) -
         dim = len(named.dims) - trailing + p
         if picked or (is_bias and p == -1):
             continue
-        step.replay.record_projection(step.node, named, dim, target[p], "meets merged tokens")
+        step.note_projection(named, dim, target[p], "meets merged tokens")
     return result
 
 

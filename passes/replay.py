@@ -154,21 +154,30 @@ class Replay:
 
     def _as_is(self, node: Node, args: Any, kwargs: Any) -> Any:
         """Run the op unchanged, on operands none of which is merged."""
-        return self._named(node, Step(self, node)(*args, **kwargs))
+        step = Step(self, node)
+        value = self._named(node, step(*args, **kwargs))
+        self._commit(step)
+        return value
 
     def _by_rule(self, node: Node, args: Any, kwargs: Any, operands: list[TokenTensor]) -> Any:
         rule = rule_for(node.target)
         if rule is None:
             return self._unmerged(node, args, kwargs, operands, "no rule for this op")
-        projected, unweighted = len(self.projections), len(self.unweighted)
+        step = Step(self, node)
         try:
-            value = rule(Step(self, node), *args, **kwargs)
+            value = rule(step, *args, **kwargs)
             _check_batch(value)
-            return value
         except Lift as refusal:
-            # What the rule had brought along before it gave up is not used.
-            del self.projections[projected:], self.unweighted[unweighted:]
             return self._unmerged(node, args, kwargs, operands, str(refusal))
+        self._commit(step)
+        return value
+
+    def _commit(self, step: Step) -> None:
+        """Keep what a step caused; a rule that gives up has caused nothing."""
+        self.projections += step.projections
+        self.unweighted += step.unweighted
+        for call in step.calls:
+            self.watch(*call)
 
     def _unmerged(
         self, node: Node, args: Any, kwargs: Any, operands: list[TokenTensor], why: str
@@ -188,12 +197,6 @@ class Replay:
         # One tensor may be the value of two nodes whose dense ones have unlike strides.
         return replace(self._lifted[id(x.data)][1], origin=x.origin)
 
-    def record_projection(
-        self, node: Node, x: TokenTensor, dim: int, target: Dim, why: str
-    ) -> None:
-        """Note that a dimension of an operand of ``node`` is merged along."""
-        self.projections.append(ProjectEvent(node, x.origin, why, x.dims, dim, target))
-
     def as_promised(self, x: TokenTensor) -> Tensor:
         """The dense tensor as it lies in memory in the dense program."""
         x = self.lift(x)
@@ -204,11 +207,19 @@ class Replay:
 
 
 class Step:
-    """One node being replayed: what a token rule works with."""
+    """One node being replayed: what a token rule works with.
+
+    Attributes:
+        projections, unweighted, calls: what the rule has brought along, left unweighted and run.
+            They count when it succeeds, and are dropped where it gives up.
+    """
 
     def __init__(self, replay: Replay, node: Node) -> None:
         self.replay = replay
         self.node = node
+        self.projections: list[ProjectEvent] = []
+        self.unweighted: list[UnweightedEvent] = []
+        self.calls: list[tuple[Any, Any, Any]] = []
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the node's own op; TokenTensors stand for their data."""
@@ -227,9 +238,17 @@ class Step:
 
     def run(self, op: Any, *args: Any, **kwargs: Any) -> Any:
         """Run another op; for merged operands only (labelling executes nothing)."""
-        self.replay.watch(op, args, kwargs)
+        self.calls.append((op, args, kwargs))
         args, kwargs = pytree.tree_map_only(TokenTensor, lambda x: x.data, (args, kwargs))
         return op(*args, **kwargs)
+
+    def note_projection(self, x: TokenTensor, dim: int, target: Dim, why: str) -> None:
+        """A dimension of an operand is merged along."""
+        self.projections.append(ProjectEvent(self.node, x.origin, why, x.dims, dim, target))
+
+    def note_unweighted(self, keys: Dim) -> None:
+        """Each group of these keys counts as one token."""
+        self.unweighted.append(UnweightedEvent(self.node, keys))
 
     def laid_out(self, x: TokenTensor) -> TokenTensor:
         """x with the strides of the dense program, for an op whose result takes its layout."""

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from pitome_fx.passes.align import align_along, batch_axes, keep_items_apart, meet, with_batch
 from pitome_fx.passes.axes import Dim, TokenTensor, is_merged, is_single
-from pitome_fx.passes.events import UnweightedEvent
 from pitome_fx.passes.masks import MaskKind
 from pitome_fx.passes.moves import logsumexp_keys, pick, project, spread
 from pitome_fx.passes.replay import Step
@@ -94,7 +93,7 @@ def _bias(
     log_size = _log_size(k, scores)
     waived = step.node in step.replay.unproportional
     if waived and log_size is not None:
-        step.replay.unweighted.append(UnweightedEvent(step.node, scores[-1]))
+        step.note_unweighted(scores[-1])
     shown = None if waived else log_size
     if mask is None or (mask.origin is not None and masks.kind(mask.origin) is MaskKind.NONE):
         return None if shown is None else shown.type_as(q.data), None
@@ -149,8 +148,8 @@ def _query_rows(step: Step, mask: TokenTensor, scores: tuple[Dim, ...]) -> Token
         raise Lift("a bool mask that differs between queries")
     target = (*scores[-len(mask.dims) : -1], mask.dims[-1])
     named = with_batch(mask, (*scores[:-1], mask.dims[-1]), [-2], 0)
-    step.replay.record_projection(
-        step.node, named, len(named.dims) - 2, target[-2], "a bias on queries that are merged"
+    step.note_projection(
+        named, len(named.dims) - 2, target[-2], "a bias on queries that are merged"
     )
     return project(named, len(named.dims) - 2, target[-2])
 

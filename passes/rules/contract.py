@@ -164,16 +164,15 @@ def _letters(
     """Operands in common spaces, and the dimension that each letter names."""
     order = sorted({c for term in letters for c in term})
     if any(x.merged for x in operands):
-        recorded = len(step.replay.projections)
         operands = [_broadcast(x, term, order) for x, term in zip(operands, letters, strict=True)]
         terms = {x.origin: term for x, term in zip(operands, letters, strict=True)}
         operands, _ = step.align(*operands)
-        for i, event in enumerate(step.replay.projections[recorded:], recorded):
+        for i, event in enumerate(step.projections):
             # Told of the operand as it is, not as it was broadcast.
             term = terms[event.operand]
             own = tuple(event.dims[order.index(c)] for c in term)
             place = term.index(order[event.dim])
-            step.replay.projections[i] = replace(event, dims=own, dim=place)
+            step.projections[i] = replace(event, dims=own, dim=place)
         operands = [_unbroadcast(x, term, order) for x, term in zip(operands, letters, strict=True)]
     named: dict[str, Dim] = {}
     for term, x in zip(letters, operands, strict=True):

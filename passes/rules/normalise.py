@@ -10,7 +10,6 @@ from torch import Tensor
 
 from pitome_fx.passes.align import keep_dense, keep_items_apart
 from pitome_fx.passes.axes import TokenTensor, is_merged
-from pitome_fx.passes.events import UnweightedEvent
 from pitome_fx.passes.replay import Step
 from pitome_fx.passes.rule import Lift, rule
 from pitome_fx.passes.rules.reduce import bind, over_tokens, weighted
@@ -44,7 +43,7 @@ def softmax(step: Step, x: TokenTensor, dim: int, *args: Any, **kwargs: Any) -> 
     total = weighted(value, over, aten.mul.Tensor).data.sum(dim, keepdim=True)
     shares = value.data / total
     if step.node in step.replay.unproportional:
-        step.replay.unweighted.append(UnweightedEvent(step.node, x.dims[dim]))
+        step.note_unweighted(x.dims[dim])
         each = weighted(value, over, aten.div.Tensor).data
         shares = torch.where(is_blank(x.data.amax(dim, keepdim=True)), shares, each)
     return TokenTensor(shares, x.dims)
