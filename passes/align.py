@@ -81,7 +81,7 @@ def _paired(x: TokenTensor, target: tuple[Dim, ...], trailing: int) -> TokenTens
         )
         for dim in x.dims
     )
-    return TokenTensor(x.data, dims, x.tainted, x.origin)
+    return x.holding(x.data, dims)
 
 
 def _singles(x: TokenTensor, rank: int) -> int:
@@ -192,8 +192,7 @@ def _one_row(step: Step, x: TokenTensor, keys: Dim, trailing: int) -> TokenTenso
         return x
     if step.replay.masks.differs_between_queries(x.origin):
         return x
-    dims = (*x.dims[:-2], (), x.dims[-1])
-    return TokenTensor(x.data.narrow(-2, 0, 1), dims, x.tainted, x.origin)
+    return x.holding(x.data.narrow(-2, 0, 1)).named(-2, ())
 
 
 def _is_constant_in_groups(
@@ -245,7 +244,7 @@ def with_batch(
             dims[index] = tuple(Atom(atom.axis) for atom in target[p])
     if any(size != -1 for size in shape):
         data = data.expand(shape)
-    return TokenTensor(data, tuple(dims), x.tainted, x.origin)
+    return x.holding(data, tuple(dims))
 
 
 def align_along(
@@ -257,9 +256,9 @@ def align_along(
     """
     other = -3 - dim
     if is_joined_alike(a.dims[dim], b.dims[dim]):
-        b = with_dim(b, dim, a.dims[dim])
+        b = b.named(dim, a.dims[dim])
     (left, right), _ = align(step, [hide(a, other), hide(b, other)], batch=batch_axes([a, b]))
-    return with_dim(left, other, a.dims[other]), with_dim(right, other, b.dims[other])
+    return left.named(other, a.dims[other]), right.named(other, b.dims[other])
 
 
 def is_joined_alike(a: Dim, b: Dim) -> bool:
@@ -304,10 +303,4 @@ def keep_axes_apart(operands: Sequence[TokenTensor], dims: Iterable[Dim]) -> Non
 def hide(x: TokenTensor, dim: int) -> TokenTensor:
     """x with one dimension made opaque: dense, and no other's."""
     size = x.data.shape[dim]
-    return with_dim(x, dim, () if is_one(size) else (Atom(Axis(size, weak=True)),))
-
-
-def with_dim(x: TokenTensor, dim: int, name: Dim) -> TokenTensor:
-    """x with one dimension renamed."""
-    dim %= len(x.dims)
-    return TokenTensor(x.data, (*x.dims[:dim], name, *x.dims[dim + 1 :]), x.tainted, x.origin)
+    return x.named(dim, () if is_one(size) else (Atom(Axis(size, weak=True)),))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -246,6 +246,15 @@ class TokenTensor:
     def merged(self) -> bool:
         """Is any dimension in a token space?"""
         return any(is_merged(dim) for dim in self.dims)
+
+    def named(self, dim: int, name: Dim) -> TokenTensor:
+        """It with one dimension renamed."""
+        dim %= len(self.dims)
+        return self.holding(self.data, (*self.dims[:dim], name, *self.dims[dim + 1 :]))
+
+    def holding(self, data: Tensor, dims: tuple[Dim, ...] | None = None) -> TokenTensor:
+        """Other data that comes of the same values, with its dimensions or others."""
+        return replace(self, data=data, dims=self.dims if dims is None else dims)
 
     @property
     def dense_shape(self) -> tuple[Size, ...]:

@@ -8,7 +8,7 @@ values; whoever reads a single weight must see the bias averaged.
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import torch
@@ -28,23 +28,36 @@ MOVING = (aten.permute.default, aten.transpose.int, aten.mT.default)
 ADDING = (aten.add.Tensor, aten.sub.Tensor)
 
 
-def exact_biases(sites: Sequence[Site], masks: Masks) -> frozenset[tuple[Node, Node]]:
-    """(consumer, bias) pairs where the bias may be merged by what each group weighs.
+Biases = Mapping[tuple[Node, Node], frozenset[Node]]
+"""(consumer, bias) → what has a value for each key after it, up to where keys are summed over."""
+
+
+def exact_biases(sites: Sequence[Site], masks: Masks) -> Biases:
+    """The biases that may be merged by what each group weighs, unless keys are unmerged after all.
 
     One for each softmax: of two, Σ exp(a + b) is no product of Σ exp(a) and Σ exp(b).
     """
-    found = set()
+    found: dict[tuple[Node, Node], frozenset[Node]] = {}
     for site in sites:
         adding = [mask for mask in site.masks if mask.adds]
         learned = [m for m in adding if masks.kind_of(m) is MaskKind.BIAS]
         for mask in [*learned, *adding][:1]:
-            if site.node.target == SDPA or _is_only_summed(mask.consumer):
-                found.add((mask.consumer, mask.node))
-    return frozenset(found)
+            in_one = site.node.target == SDPA
+            carried = frozenset[Node]() if in_one else _carried_until_summed(mask.consumer)
+            if carried is not None:
+                found[mask.consumer, mask.node] = carried
+    return found
 
 
-def _is_only_summed(addition: Node) -> bool:
-    """Are the weights of the keys only ever summed over keys, after a bias was added here?
+def unspoiled(biases: Biases, unmerged: Set[Node | None]) -> Biases:
+    """Those of which no value for each key was unmerged: its members would weigh all alike."""
+    return {pair: carried for pair, carried in biases.items() if not carried & unmerged}
+
+
+def _carried_until_summed(addition: Node) -> frozenset[Node] | None:
+    """What has a value for each key, after a bias was added here.
+
+    None where the weights of the keys are not only ever summed over keys.
 
     Args:
         addition: the scores with their bias, keys last.
@@ -68,21 +81,22 @@ def _is_only_summed(addition: Node) -> bool:
             place = follow(user, node, per_key[node])
             weighs = weighs or user.target in WEIGHING
             if place is None:
-                return False
+                return None
             if user not in per_key:
                 per_key[user] = place
                 weights.update([user] if weighs else [])
                 pending.append(user)
             elif per_key[user] != place or (user in weights) != weighs:
                 # Keys meet queries, or weights meet scores.
-                return False
+                return None
     if peaks and any(node.target == aten.exp.default for node in weights):
         # By hand a row's maximum need not cancel: exp(s − m) / (1 + Σ exp(s − m)).
-        return False
+        return None
     scores = (node for node in per_key if node not in weights and node is not addition)
-    return all(_is_linear(node, per_key) for node in weights) and all(
+    is_summed = all(_is_linear(node, per_key) for node in weights) and all(
         sum(source in per_key for source in node.all_input_nodes) == 1 for node in scores
     )
+    return frozenset(per_key) if is_summed else None
 
 
 def _leaves_no_key(user: Node, place: int, peaks: set[Node]) -> bool:

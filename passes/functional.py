@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
+from torch.amp.autocast_mode import _enter_autocast
 from torch.fx import GraphModule, Node
 
 MADE_PURE = "pitome_made_pure"
@@ -21,6 +22,9 @@ def functionalise_temporaries(graph: GraphModule) -> tuple[Node, ...]:
     afterwards. Returns the writes that stay: to inputs, to views, to tensors with live aliases.
     """
     order = {node: i for i, node in enumerate(graph.graph.nodes)}
+    autocast = torch._C._is_any_autocast_enabled() or any(
+        n.target is _enter_autocast for n in order
+    )
     kept: list[Node] = []
     for node in list(graph.graph.nodes):
         if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
@@ -33,8 +37,19 @@ def functionalise_temporaries(graph: GraphModule) -> tuple[Node, ...]:
             kept.append(node)
             continue
         _make_pure(node, target, pure, order)
+        if autocast or not _yields_its_dtype(node):
+            _cast_back(node)
     graph.recompile()
     return tuple(kept)
+
+
+def _copied(overwritten: Tensor, x: Tensor, non_blocking: bool = False) -> Tensor:
+    never = overwritten.new_zeros((), dtype=torch.bool)
+    return torch.where(never, overwritten, x.to(overwritten))
+
+
+RUN_AS: dict[Any, Callable[..., Any]] = {torch.ops.aten.copy.default: _copied}
+"""What computes a pure variant that autograd has no formula for, though it has one in place."""
 
 
 def _pure_variant(op: torch._ops.OpOverload) -> torch._ops.OpOverload | None:
@@ -44,7 +59,19 @@ def _pure_variant(op: torch._ops.OpOverload) -> torch._ops.OpOverload | None:
     if len(writes) != 1 or not name.endswith("_") or name.startswith("_"):
         return None
     packet = getattr(torch.ops.aten, name[:-1], None)
-    return getattr(packet, op._overloadname, None) if packet is not None else None
+    overloads = [getattr(packet, own) for own in packet.overloads()] if packet is not None else []
+    # Overloads need not be called alike: x.pow_(2) is pow.Tensor_Scalar, not pow.Scalar.
+    return next((own for own in overloads if _takes_the_same(own, op)), None)
+
+
+def _takes_the_same(pure: torch._ops.OpOverload, op: torch._ops.OpOverload) -> bool:
+    if pure._schema.is_mutable:
+        return False
+    own, other = (
+        [(a.name, str(a.real_type), a.kwarg_only) for a in found._schema.arguments]
+        for found in (pure, op)
+    )
+    return own == other
 
 
 UNKNOWN = "a storage that cannot be asked for"
@@ -121,6 +148,23 @@ def _make_pure(
     for user in list(target.users):
         if user is not node and order[user] > order[node]:
             user.replace_input_with(target, node)
+
+
+def _yields_its_dtype(node: Node) -> bool:
+    """Does the pure op yield the dtype that it would have written to? A comparison does not."""
+    args, kwargs = torch.fx.node.map_arg((node.args, dict(node.kwargs)), lambda n: n.meta["val"])
+    with node.meta["val"].fake_mode:
+        pure: Any = node.target
+        return pure(*args, **kwargs).dtype == node.meta["val"].dtype
+
+
+def _cast_back(node: Node) -> None:
+    """What is written takes the dtype of what it is written to; under autocast, too."""
+    with node.graph.inserting_after(node):
+        cast = node.graph.call_function(torch.ops.aten.to.dtype, (node, node.meta["val"].dtype))
+    cast.meta = dict(node.meta)
+    del cast.meta[MADE_PURE]
+    node.replace_all_uses_with(cast, delete_user_cb=lambda user: user is not cast)
 
 
 def written_inputs(graph: GraphModule) -> list[int]:

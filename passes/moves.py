@@ -6,7 +6,7 @@ one ``torch.ops.pitome`` node does the work, and the layout is restored.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -34,21 +34,22 @@ class Rows:
     """A tensor brought to (B, N, F) around one token atom, and the way back."""
 
     data: Tensor
-    dims: tuple[Dim, ...]
+    whole: TokenTensor
     place: tuple[int, int]
     batch: tuple[Axis, ...]
 
     def restore(self, rows: Tensor, atom: Atom) -> TokenTensor:
         """The layout of the original tensor around new rows (B, N'', F) for ``atom``."""
         d, a = self.place
-        dim = (*self.dims[d][:a], atom, *self.dims[d][a + 1 :])
-        dims = (*self.dims[:d], dim, *self.dims[d + 1 :])
+        dim = self.whole.dims[d]
+        dims = self.whole.named(d, (*dim[:a], atom, *dim[a + 1 :])).dims
         atoms, order = _row_order(dims, self.place, self.batch)
         back = [0] * len(order)
         for position, source in enumerate(order):
             back[source] = position
         data = reshape(rows, [atoms[i].length for i in order])
-        return TokenTensor(reshape(permute(data, back), [length(dim) for dim in dims]), dims)
+        data = reshape(permute(data, back), [length(dim) for dim in dims])
+        return self.whole.holding(data, dims)
 
 
 def rows_of(x: TokenTensor, place: tuple[int, int], batch: tuple[Axis, ...]) -> Rows:
@@ -58,7 +59,7 @@ def rows_of(x: TokenTensor, place: tuple[int, int], batch: tuple[Axis, ...]) -> 
     rest = [atoms[i].length for i in order[len(batch) + 1 :]]
     lead = product(axis.size for axis in batch)
     token = x.dims[place[0]][place[1]].length
-    return Rows(reshape(data, [lead, token, product(rest)]), x.dims, place, batch)
+    return Rows(reshape(data, [lead, token, product(rest)]), x, place, batch)
 
 
 def _row_order(
@@ -104,7 +105,7 @@ def lift(x: TokenTensor) -> TokenTensor:
         rows = rows_of(x, place, atom.space.batch)
         dense = emit("unmerge", rows.data, atom.space.assign)
         x = rows.restore(dense, Atom(atom.axis))
-    return TokenTensor(x.data, x.dims, tainted=True)
+    return replace(x, tainted=True)
 
 
 def project(x: TokenTensor, dim: int, target: Dim) -> TokenTensor:
@@ -113,8 +114,7 @@ def project(x: TokenTensor, dim: int, target: Dim) -> TokenTensor:
     The dimension is dense, or in an earlier state of the same axis. x must carry the batch axes.
     """
     if not is_merged(x.dims[dim]):
-        dense = tuple(Atom(atom.axis) for atom in target)
-        x = TokenTensor(x.data, (*x.dims[:dim], dense, *x.dims[dim + 1 :]), x.tainted)
+        x = x.named(dim, tuple(Atom(atom.axis) for atom in target))
     for a, atom in enumerate(target):
         if atom.space is not None and x.dims[dim][a].space is not atom.space:
             x = _project_atom(x, (dim, a), atom.space)
@@ -158,8 +158,7 @@ def _chain(source: TokenSpace, target: TokenSpace) -> list[tuple[TokenSpace, Tok
 
 def logsumexp_keys(x: TokenTensor, dim: int, target: Dim) -> TokenTensor:
     """Like ``project`` from the dense state, by log Σ exp over each group (attention bias)."""
-    dense = tuple(Atom(atom.axis) for atom in target)
-    x = TokenTensor(x.data, (*x.dims[:dim], dense, *x.dims[dim + 1 :]), x.tainted)
+    x = x.named(dim, tuple(Atom(atom.axis) for atom in target))
     for a, atom in enumerate(target):
         if atom.space is not None:
             rows = rows_of(x, (dim, a), atom.space.batch)
@@ -176,15 +175,14 @@ def mean_exp_keys(x: TokenTensor, dim: int, target: Dim) -> TokenTensor:
         if atom.space is not None:
             log_size = spread(atom.space.size.log(), atom.space, summed.dims, (dim, a))
             data = data - log_size.type_as(data)
-    return TokenTensor(data, summed.dims, x.tainted)
+    return summed.holding(data)
 
 
 def pick(x: TokenTensor, dim: int, target: Dim) -> TokenTensor:
     """Each group's value by its representative, where all members are known to agree."""
     (atom,) = target
     assert atom.space is not None
-    dense = (*x.dims[:dim], (atom._replace(space=None),), *x.dims[dim + 1 :])
-    rows = rows_of(TokenTensor(x.data, dense), (dim, 0), atom.space.batch)
+    rows = rows_of(x.named(dim, (Atom(atom.axis),)), (dim, 0), atom.space.batch)
     index = atom.space.representative.unsqueeze(-1).expand(-1, -1, rows.data.shape[-1])
     return rows.restore(rows.data.gather(1, index), atom)
 

@@ -26,6 +26,7 @@ from pitome_fx.passes.axes import Atom, Axis, Dim, Size, TokenTensor
 from pitome_fx.passes.check import check_labels
 from pitome_fx.passes.events import LiftEvent, ProjectEvent, UnweightedEvent
 from pitome_fx.passes.failures import failing_in
+from pitome_fx.passes.functional import RUN_AS
 from pitome_fx.passes.layout import laid_out
 from pitome_fx.passes.masks import Masks
 from pitome_fx.passes.operands import value_operands
@@ -240,7 +241,7 @@ class Step:
         """Run another op; for merged operands only (labelling executes nothing)."""
         self.calls.append((op, args, kwargs))
         args, kwargs = pytree.tree_map_only(TokenTensor, lambda x: x.data, (args, kwargs))
-        return op(*args, **kwargs)
+        return RUN_AS.get(op, op)(*args, **kwargs)
 
     def note_projection(self, x: TokenTensor, dim: int, target: Dim, why: str) -> None:
         """A dimension of an operand is merged along."""

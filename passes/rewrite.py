@@ -12,9 +12,8 @@ from torch.fx import GraphModule, Node
 
 from pitome_fx.ops import emit
 from pitome_fx.options import Options
-from pitome_fx.passes.align import with_dim
 from pitome_fx.passes.axes import Atom, Size, TokenTensor, hint, is_merged, length
-from pitome_fx.passes.biases import exact_biases
+from pitome_fx.passes.biases import Biases, exact_biases, unspoiled
 from pitome_fx.passes.capture import Program, restore_placeholders, trace
 from pitome_fx.passes.cost import merge_overhead
 from pitome_fx.passes.detect import Block, Detection
@@ -73,23 +72,14 @@ def rewrite(program: Program, detection: Detection, plan: Plan, options: Options
     Args:
         options: with all defaults resolved.
     """
-    merger = Merger(plan, options)
-    replay = Replay(
-        program.graph,
-        detection.constant,
-        detection.masks,
-        detection.labels,
-        after=merger,
-        biases=exact_biases(detection.sites, detection.masks),
-        unproportional=frozenset(
-            node
-            for site in detection.sites
-            for node in site.softmaxes
-            if not options.proportional and not site.oddity
-        ),
-        watch=merger.count,
-    )
-    graph = trace(replay.run, program.inputs, program.fake_mode)
+    biases = exact_biases(detection.sites, detection.masks)
+    while True:
+        replay, merger = _replay(program, detection, plan, options, biases)
+        graph = trace(replay.run, program.inputs, program.fake_mode)
+        left = unspoiled(biases, {event.operand for event in replay.lifts})
+        if len(left) == len(biases):
+            break
+        biases = left
     restore_placeholders(program.graph, graph)
     graph.graph.eliminate_dead_code()
     restore_calls(graph)
@@ -104,6 +94,28 @@ def rewrite(program: Program, detection: Detection, plan: Plan, options: Options
         tuple(replay.projections),
         tuple(replay.unweighted),
     )
+
+
+def _replay(
+    program: Program, detection: Detection, plan: Plan, options: Options, biases: Biases
+) -> tuple[Replay, Merger]:
+    merger = Merger(plan, options)
+    replay = Replay(
+        program.graph,
+        detection.constant,
+        detection.masks,
+        detection.labels,
+        after=merger,
+        biases=frozenset(biases),
+        unproportional=frozenset(
+            node
+            for site in detection.sites
+            for node in site.softmaxes
+            if not options.proportional and not site.oddity
+        ),
+        watch=merger.count,
+    )
+    return replay, merger
 
 
 class Merger:
@@ -175,9 +187,8 @@ class Merger:
             self.skipped[block] = f"too few tokens: the amount asked for removes none of {before}"
             return x
         if parent is None:
-            dense = (Atom(block.axis),)
-            x = with_dim(x, block.token_place, dense)
-            keys = with_dim(keys, block.site.token_place, dense)
+            x = x.named(block.token_place, (Atom(block.axis),))
+            keys = keys.named(block.site.token_place, (Atom(block.axis),))
         rows = rows_of(x, (block.token_place, 0), block.batch)
         metric = rows.data if self.options.metric == "hidden" else mean_keys(keys, block)
         size = _ones(metric) if parent is None else parent.size

@@ -14,6 +14,7 @@ from pitome_fx.algorithms import ALGORITHMS
 from pitome_fx.groups import count, first_members, mean_over_groups, sizes
 from pitome_fx.passes.axes import Axis, Dim
 from pitome_fx.passes.events import ProjectEvent
+from pitome_fx.passes.functional import RUN_AS
 from pitome_fx.passes.masks import MaskUse
 from pitome_fx.passes.operands import value_operands
 from pitome_fx.passes.pipeline import Outcome
@@ -54,6 +55,9 @@ class Simulator(Interpreter):
         self._learn_lengths(n, value)
         merge = self.merges.get(n)
         return value if merge is None else self._merge(merge, value)
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        return super().call_function(RUN_AS.get(target, target), args, kwargs)
 
     def _learn_lengths(self, node: Node, value: Any) -> None:
         """Note the actual length of every axis; its own may be symbolic."""

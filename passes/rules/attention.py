@@ -138,8 +138,7 @@ def _query_rows(step: Step, mask: TokenTensor, scores: tuple[Dim, ...]) -> Token
     if len(mask.dims) < 2:
         return mask
     if not step.replay.masks.differs_between_queries(mask.origin):
-        dims = (*mask.dims[:-2], (), mask.dims[-1])
-        return TokenTensor(mask.data.narrow(-2, 0, 1), dims, origin=mask.origin)
+        return mask.holding(mask.data.narrow(-2, 0, 1)).named(-2, ())
     if not is_merged(scores[-2]) or mask.dims[-2] == scores[-2]:
         return mask
     if step.replay.masks.is_structured(mask.origin):

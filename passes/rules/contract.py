@@ -14,7 +14,6 @@ from pitome_fx.passes.align import (
     keep_axes_apart,
     keep_dense,
     keep_items_apart,
-    with_dim,
 )
 from pitome_fx.passes.axes import Atom, Dim, TokenTensor, is_merged
 from pitome_fx.passes.replay import Step
@@ -84,8 +83,8 @@ def _operands(
 
 def _inner(step: Step, a: TokenTensor, b: TokenTensor) -> tuple[TokenTensor, TokenTensor]:
     """Bring the dimension summed over into a common space."""
-    a = with_dim(a, -1, _as_parts(a.dims[-1]))
-    b = with_dim(b, -2, _as_parts(b.dims[-2]))
+    a = a.named(-1, _as_parts(a.dims[-1]))
+    b = b.named(-2, _as_parts(b.dims[-2]))
     if not (is_merged(a.dims[-1]) or is_merged(b.dims[-2])) or a.dims[-1] == b.dims[-2]:
         return a, b
     # Seen as a·bᵀ summed over the last dimension, the two simply broadcast.
@@ -107,7 +106,7 @@ def _as_parts(dim: Dim) -> Dim:
 
 def _transposed(x: TokenTensor) -> TokenTensor:
     dims = (*x.dims[:-2], x.dims[-1], x.dims[-2])
-    return TokenTensor(x.data.transpose(-1, -2), dims, x.tainted, x.origin)
+    return x.holding(x.data.transpose(-1, -2), dims)
 
 
 def _outer(a: TokenTensor, b: TokenTensor) -> tuple[Dim, ...]:
@@ -189,7 +188,7 @@ def _broadcast(x: TokenTensor, term: str, order: list[str]) -> TokenTensor:
     data = x.data.permute([term.index(c) for c in present])
     index = tuple(slice(None) if c in term else None for c in order)
     dims = tuple(x.dims[term.index(c)] if c in term else () for c in order)
-    return TokenTensor(data[index], dims, x.tainted, x.origin)
+    return x.holding(data[index], dims)
 
 
 def _unbroadcast(x: TokenTensor, term: str, order: list[str]) -> TokenTensor:
@@ -200,7 +199,7 @@ def _unbroadcast(x: TokenTensor, term: str, order: list[str]) -> TokenTensor:
     data = x.data.squeeze(absent) if absent else x.data
     back = [present.index(c) for c in term]
     dims = tuple(x.dims[order.index(c)] for c in term)
-    return TokenTensor(data.permute(back), dims, x.tainted, x.origin)
+    return x.holding(data.permute(back), dims)
 
 
 @rule(aten.conv1d.default, aten.conv2d.default, aten.conv3d.default)

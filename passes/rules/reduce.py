@@ -27,7 +27,7 @@ def weighted(x: TokenTensor, dims: Sequence[int], combine: Callable[..., Any]) -
                 data = data.to(torch.int64)
             size = spread(space.size, space, x.dims, (d, a)).type_as(data)
             data = combine(data, size)
-    return TokenTensor(data, x.dims, x.tainted, x.origin)
+    return x.holding(data)
 
 
 def reduced(

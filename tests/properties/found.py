@@ -20,6 +20,20 @@ from tests.properties.description import (
 BLOCK = (Residual(Attention()), Residual(Mlp()))
 
 FOUND: list[tuple[Program, Options]] = [
+    # A bias merged by what each group weighs, and then scores that are unmerged for a second one.
+    (
+        Program(
+            (
+                Save(),
+                *BLOCK,
+                Join("cat"),
+                Residual(Attention("wide", mask="learned", second="alibi")),
+                Residual(Mlp()),
+            ),
+            tokens=4,
+        ),
+        {"min_tokens": 2, "ratio": 0.5, "pays": True},
+    ),
     (Program((*BLOCK, Residual(Mix("einsum")))), {"ratio": 0.5, "pays": True}),
     (Program((Residual(Route("soft")), *BLOCK)), {"ratio": 0.5, "pays": True}),
     # Tokens of one axis are cut into frames, merged there, and put together again.
@@ -154,6 +168,11 @@ IN_TRAINING: list[tuple[Program, Options]] = [
         ),
         {"min_tokens": 2, "ratio": 0.5, "pays": True},
     ),
+    # The functional form of copy_ has no derivative.
+    (
+        Program((Residual(Mix("roll"), order="post", spelling="copy_"), *BLOCK), tokens=4),
+        {"min_tokens": 2, "ratio": 0.5, "pays": True},
+    ),
 ]
 """Programs whose gradients were once wrong."""
 
@@ -168,6 +187,11 @@ IN_NARROW_DTYPES: list[tuple[Program, Options]] = [
             seed=5,
         ),
         {"ratio": 0.75, "pays": True, "blocks": [1]},
+    ),
+    # An in-place add to half precision, inside autocast.
+    (
+        Program((Residual(Attention()), Residual(Mlp(), scale=True, inplace=True)), seed=2),
+        {"min_tokens": 2, "ratio": 0.5, "pays": True},
     ),
 ]
 """Programs that failed in the dtype of their seed."""

@@ -30,6 +30,20 @@ def _add(write: Write, x: Tensor, seen: Tensor | None) -> Tensor:
     return h
 
 
+def _power(write: Write, x: Tensor, seen: Tensor | None) -> Tensor:
+    """Its functional form goes by another overload."""
+    h = x * 0.5
+    h.pow_(2)
+    return h
+
+
+def _compare(write: Write, x: Tensor, seen: Tensor | None) -> Tensor:
+    """Its functional form yields another dtype."""
+    h = x.clone()
+    h.ge_(-1e9)
+    return x + h
+
+
 def _slice(write: Write, x: Tensor, seen: Tensor | None) -> Tensor:
     h = x * 1.5
     write.cut(h, 1).mul_(2)
@@ -121,6 +135,8 @@ def _into_list(write: Write, x: Tensor, seen: Tensor | None) -> Tensor:
 
 
 KINDS: dict[str, Callable[[Write, Tensor, Tensor | None], Tensor]] = {
+    "power": _power,
+    "compare": _compare,
     "add": _add,
     "slice": _slice,
     "copy": _copy,
