@@ -2,7 +2,44 @@
 
 from tests.mutants.mutant import BY_PAPER, OPS, ORACLE, PADDING, Mutant, law_of, spelling
 
+ONCE_FAILED = "tests/properties/test_programs.py::test_programs_that_once_failed"
+
 MUTANTS = [
+    Mutant(
+        "tokens that were merged in parts are taken for whole ones",
+        "passes/rules/shape.py",
+        "if _merged_axes(dims[-1]) != _merged_axes(taken):",
+        "if False:",
+        ONCE_FAILED,
+    ),
+    Mutant(
+        "a bias merged by weight stays so where its keys are unmerged",
+        "passes/rewrite.py",
+        "if len(left) == len(biases):",
+        "if True:",
+        ONCE_FAILED,
+    ),
+    Mutant(
+        "what overwrites has no derivative",
+        "passes/functional.py",
+        "{torch.ops.aten.copy.default: _copied}",
+        "{}",
+        ONCE_FAILED + "_in_training",
+    ),
+    Mutant(
+        "what is written under autocast takes a dtype of its own",
+        "passes/functional.py",
+        "if autocast or not _yields_its_dtype(node):",
+        "if not _yields_its_dtype(node):",
+        ONCE_FAILED + "_in_a_narrow_dtype",
+    ),
+    Mutant(
+        "a comparison in place yields its own dtype",
+        "passes/functional.py",
+        "if autocast or not _yields_its_dtype(node):",
+        "if autocast:",
+        "tests/properties/test_programs.py::test_a_write_of_every_kind_is_kept",
+    ),
     Mutant(
         "a group loses the member that joins",
         "pitome_fx/ops.py",
