@@ -50,7 +50,9 @@ def dissolved(trial: Trial) -> None:
     form = outcome.options.form
     if outcome.rewritten is None or form in (None, "pitome") or has_ties(trial):
         return
-    graph = dissolve(outcome.rewritten.graph, outcome.program.inputs, form)
+    # As it was rewritten: autograd refuses writes to some views.
+    with torch.no_grad():
+        graph = dissolve(outcome.rewritten.graph, outcome.program.inputs, form)
     assert not any("pitome" in str(node.target) for node in graph.graph.nodes)
     error = worst_error(with_writes(graph, trial.flat), trial.output)
     assert error <= LIMIT, f"in the form {form} it computes something else: {error:.1e}"
@@ -103,6 +105,8 @@ def padding_apart(trial: Trial, program: Program) -> bool:
     """
     # An attention that is not told of the padding merges it like any other token.
     told = all(hides_padding(attention) for attention in program.attentions())
+    # Correlations of the tokens with themselves are linear attention.
+    told = told and "correlation" not in program.mixers()
     # Which of two streams merges is told by its number of tokens.
     apart = program.other != program.total
     if trial.outcome.rewritten is None or not program.hidden or not told or not apart:
