@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.amp.autocast_mode import _enter_autocast
 from torch.fx import GraphModule, Node
 
@@ -153,9 +154,12 @@ def _make_pure(
 def _yields_its_dtype(node: Node) -> bool:
     """Does the pure op yield the dtype that it would have written to? A comparison does not."""
     args, kwargs = torch.fx.node.map_arg((node.args, dict(node.kwargs)), lambda n: n.meta["val"])
-    with node.meta["val"].fake_mode:
-        pure: Any = node.target
-        return pure(*args, **kwargs).dtype == node.meta["val"].dtype
+    value, pure = node.meta["val"], node.target
+    if not isinstance(value, FakeTensor) or not callable(pure):
+        return False  # A tensor inside vmap cannot be asked.
+    with value.fake_mode:
+        found: Tensor = pure(*args, **kwargs)
+    return found.dtype == value.dtype
 
 
 def _cast_back(node: Node) -> None:

@@ -1,5 +1,6 @@
 """What goes wrong in the pass is one kind of error; explain reports what torch.compile runs."""
 
+import gc
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import pitome_fx
-from pitome_fx import CaptureError, PassError, PitomeError
+from pitome_fx import CaptureError, PassError, PitomeError, PitomeWarning
 from pitome_fx.passes import rule
 from tests.support.blocks import Block, by_hand, sdpa
 from tests.support.compiled import compiled, output_of, told
@@ -256,3 +257,28 @@ def test_a_part_that_fails_leaves_the_verdict_on_the_others(
     with told() as messages:
         compiled(both, strict=False, **OPTIONS)(torch.randn(2, 24, 24))
     assert len(messages) == 1 and "the pass failed" in messages[0]
+
+
+def test_no_garbage_is_looked_for_while_a_graph_is_traced() -> None:
+    """It may hold a ``no_grad`` that somebody left open, and ending it writes into the trace."""
+    collecting: list[bool] = []
+
+    @torch.library.custom_op("pitome_tests::watched", mutates_args=())
+    def watched(x: Tensor) -> Tensor:
+        return x.clone()
+
+    @watched.register_fake
+    def _(x: Tensor) -> Tensor:
+        collecting.append(gc.isenabled())
+        return torch.empty_like(x)
+
+    class Watched(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return watched(x)
+
+    program = torch.export.export(Watched(), (torch.randn(2, 3),))
+    collecting.clear()
+    with pytest.warns(PitomeWarning, match="no attention"):
+        pitome_fx.transform(program, ratio=0.9)
+    assert collecting and not any(collecting)
+    assert gc.isenabled()

@@ -69,8 +69,8 @@ MUTANTS = [
     Mutant(
         "a group's weight is read as each member's",
         "passes/biases.py",
-        "if site.node.target == SDPA or _is_only_summed(mask.consumer)",
-        "if True",
+        "in_one = site.node.target == SDPA",
+        "in_one = True",
         BIASES,
     ),
     Mutant(
@@ -148,7 +148,7 @@ MUTANTS = [
     Mutant(
         "a bias under any curve is merged by what a group weighs",
         "passes/biases.py",
-        "            if place is None:\n                return False\n",
+        "            if place is None:\n                return None\n",
         "            if place is None:\n                continue\n",
         spelling("keeps_the_law[sigmoid-bias]"),
     ),

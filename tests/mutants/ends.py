@@ -4,6 +4,13 @@ from tests.mutants.mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "garbage is looked for while a graph is traced",
+        "passes/capture.py",
+        "    gc.disable()\n",
+        "",
+        "tests/test_failures.py",
+    ),
+    Mutant(
         "autocast in a graph is recorded and no more",
         "passes/switches.py",
         "if func is _enter_autocast:",
