@@ -22,7 +22,7 @@ from pitome_fx.passes.solve import solve
 
 @dataclass(frozen=True)
 class Merge:
-    """One planned merge: block ``index`` of the ``total`` that its stream has.
+    """One planned merge.
 
     Attributes:
         amount: how many of the unprotected tokens go.
@@ -31,8 +31,6 @@ class Merge:
     """
 
     block: Block
-    index: int
-    total: int
     amount: Amount
     margin: float
     spare: int
@@ -156,9 +154,8 @@ def _numbered(
     chain = chained((block.axis, amount) for block, amount in zip(blocks, amounts, strict=True))
     for block, amount in zip(blocks, chain, strict=True):
         stream = streams[block.axis]
-        index = stream.index(block)
-        margin = algorithm.margin_at(options.margin, index, len(stream))
-        merges.append(Merge(block, index, len(stream), amount, margin, block.axis in padded))
+        margin = algorithm.margin_at(options.margin, stream.index(block), len(stream))
+        merges.append(Merge(block, amount, margin, block.axis in padded))
     return merges
 
 

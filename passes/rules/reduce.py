@@ -31,7 +31,7 @@ def weighted(x: TokenTensor, dims: Sequence[int], combine: Callable[..., Any]) -
 
 
 def reduced(
-    step: Step, x: TokenTensor, dim: Sequence[int] | int | None, keepdim: bool
+    x: TokenTensor, dim: Sequence[int] | int | None, keepdim: bool
 ) -> tuple[list[int], tuple[Dim, ...]]:
     """The dimensions reduced over, and those of the result."""
     rank = len(x.dims)
@@ -73,7 +73,7 @@ def _total(
     """The sum over dimensions, every group counted by its size; ``finish(sum, dense count)``."""
     bound = bind(step, (x, *args), kwargs)
     keepdim = bool(bound.get("keepdim", False))
-    over, dims = reduced(step, x, bound.get("dim"), keepdim)
+    over, dims = reduced(x, bound.get("dim"), keepdim)
     if not over_tokens(x, over):
         return TokenTensor(step(x, *args, **kwargs), dims)
     members = weighted(x, over, aten.mul.Tensor)
@@ -84,7 +84,7 @@ def _total(
 @rule(aten.logsumexp.default)
 def logsumexp(step: Step, x: TokenTensor, dim: Sequence[int], keepdim: bool = False) -> TokenTensor:
     """log Σ exp over tokens = log Σ exp over groups of value + log size."""
-    over, dims = reduced(step, x, dim, keepdim)
+    over, dims = reduced(x, dim, keepdim)
     shifted = weighted(x, over, lambda data, size: data + size.log())
     return TokenTensor(step(shifted, dim, keepdim), dims)
 
@@ -94,13 +94,13 @@ def extremum(
     step: Step, x: TokenTensor, dim: Sequence[int] | int = (), keepdim: bool = False
 ) -> TokenTensor:
     """The extremum over groups is that over their members."""
-    return TokenTensor(step(x, dim, keepdim), reduced(step, x, dim, keepdim)[1])
+    return TokenTensor(step(x, dim, keepdim), reduced(x, dim, keepdim)[1])
 
 
 @rule(aten.any.dim, aten.all.dim)
 def quantifier(step: Step, x: TokenTensor, dim: int, keepdim: bool = False) -> TokenTensor:
     """What holds for some (all) groups holds for some (all) of their members."""
-    return TokenTensor(step(x, dim, keepdim), reduced(step, x, dim, keepdim)[1])
+    return TokenTensor(step(x, dim, keepdim), reduced(x, dim, keepdim)[1])
 
 
 @rule(aten.max.default, aten.min.default, aten.any.default, aten.all.default)
@@ -123,7 +123,7 @@ def over_everything(step: Step, x: TokenTensor) -> TokenTensor:
 def within_tokens(step: Step, x: TokenTensor, *args: Any, **kwargs: Any) -> TokenTensor:
     """Statistics within each token, e.g. over its channels; never over the tokens."""
     bound = bind(step, (x, *args), kwargs)
-    over, dims = reduced(step, x, bound.get("dim"), bool(bound.get("keepdim", False)))
+    over, dims = reduced(x, bound.get("dim"), bool(bound.get("keepdim", False)))
     if over_tokens(x, over):
         raise Lift("a statistic over tokens that groups do not determine")
     return TokenTensor(step(x, *args, **kwargs), dims)
@@ -137,7 +137,7 @@ def extremum_with_index(
 
     Where nobody reads the indices there are none (None), and values are had of merged tokens too.
     """
-    over, dims = reduced(step, x, dim, keepdim)
+    over, dims = reduced(x, dim, keepdim)
     if over_tokens(x, over):
         values_alone = all(user.args[1:] == (0,) for user in step.node.users)
         if not values_alone or step.node.target not in (aten.max.dim, aten.min.dim):

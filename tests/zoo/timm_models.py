@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from tests.support.models import DEPTH, Case, images, randomised, timm_vit
-from tests.zoo.entry import Entry, fixed
+from tests.zoo.entry import Entry, fixed, resized
 
 PLAIN = "Plain vision transformers (timm)"
 ROTARY = "Vision transformers with rotary or relative positions (timm)"
@@ -49,6 +50,11 @@ def changing(name: str, family: str = PLAIN) -> Entry:
 
 def rotary(name: str, verdict: str = "3 of 3", **changes: Any) -> Entry:
     return vit(name, verdict, ROTARY, **changes)
+
+
+def of_any_size(entry: Entry) -> Entry:
+    """The entry of a model that takes other image sizes without being told to."""
+    return replace(entry, resize=resized)
 
 
 def late(name: str, verdict: str, size: int = 64, **changes: Any) -> Entry:
@@ -128,8 +134,8 @@ ENTRIES = [
     rotary("vit_small_patch16_rope_mixed_224"),
     rotary("vit_small_patch16_rope_ape_224"),
     rotary("vit_base_patch16_rope_reg1_gap_256"),
-    rotary("vit_small_patch16_dinov3"),
-    rotary("vit_small_patch16_dinov3_qkvb"),
+    of_any_size(rotary("vit_small_patch16_dinov3")),
+    of_any_size(rotary("vit_small_patch16_dinov3_qkvb")),
     rotary("vit_pe_core_tiny_patch16_384", "3 of 4: cross-attention"),
     rotary("vit_pe_spatial_tiny_patch16_512"),
     rotary("vit_relpos_small_patch16_224"),
