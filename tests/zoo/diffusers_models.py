@@ -79,13 +79,16 @@ def joint() -> dict[str, Any]:
 
 
 def packed() -> dict[str, Any]:
-    """Latents and texts that attend to one another, as Flux takes them."""
+    """Latents and texts that attend to one another, as Flux takes them.
+
+    Of fewer latents merging would pay at one of two sizes alone.
+    """
     return {
-        "hidden_states": torch.randn(2, 36, 16),
+        "hidden_states": torch.randn(2, 64, 16),
         "timestep": torch.rand(2),
         "encoder_hidden_states": torch.randn(2, 10, 24),
         "pooled_projections": torch.randn(2, 24),
-        "img_ids": torch.randn(36, 3),
+        "img_ids": torch.randn(64, 3),
         "txt_ids": torch.zeros(10, 3),
     }
 
