@@ -257,7 +257,7 @@ ENTRIES = [
     fixed(scores(soft_cap_of_bias)),
     fixed(scores(bias_where_seen, STRUCTURED)),
     fixed(scores(weights_times_bias, STRUCTURED)),
-    fixed(scores(weights_plus_bias, STRUCTURED)),
+    fixed(scores(weights_plus_bias, "2 of 2")),
     scores(float32_softmax),
     scores(shifted_softmax),
     scores(temperature, "2 of 2", torch.rand(2, 16)),
@@ -266,5 +266,5 @@ ENTRIES = [
     scores(padding_filled, "2 of 2", kept(16)),
     scores(padding_where, "2 of 2", kept(16)),
     scores(float_multiplied, "2 of 2", kept(16).float()),
-    scores(bool_multiplied, APART, kept(16)),
+    scores(bool_multiplied, "2 of 2", kept(16)),
 ]

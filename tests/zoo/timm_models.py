@@ -209,7 +209,7 @@ ENTRIES = [
         img_size=64,
     ),
     fixed(window("levit_128s", "5 of 11: cross-attention; too few tokens", 128, img_size=128)),
-    fixed(window("coat_tiny", "0 of 26: unknown attention", img_size=64)),
+    fixed(window("coat_tiny", "18 of 26: too few tokens", img_size=64)),
     fixed(window("mvitv2_tiny", "0 of 10: unknown attention", img_size=64)),
     fixed(
         window(
