@@ -24,7 +24,7 @@ CACHE = Path(__file__).resolve().parents[1] / ".cache" / "real"
 PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
 """The natural ones that scikit-image ships; scikit-learn adds two."""
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-SIDE, WIDTH, BLOCKS = 224, 384, 12
+SIDE, BLOCKS = 224, 12
 
 
 def fetched(package: str, member: str) -> Path:

@@ -47,9 +47,10 @@ def telling(model: torch.nn.Module, x: Tensor, **options: Any) -> GraphModule:
     return graph
 
 
-def decided(groups: list[list[Tensor]], item: int) -> list[set[tuple[int, int]]]:
+def decided(groups: list[Tensor], item: int) -> list[set[tuple[int, int]]]:
     """Who went where, (moved, target), at every merge."""
-    return [set(zip(m[item].tolist(), t[item].tolist(), strict=True)) for m, t in groups]
+    merges = zip(groups[::2], groups[1::2], strict=True)
+    return [set(zip(m[item].tolist(), t[item].tolist(), strict=True)) for m, t in merges]
 
 
 class Engine:
@@ -57,16 +58,15 @@ class Engine:
 
     def __init__(self, name: str, run: Run) -> None:
         self.name, self.run = name, run
-        self.flipped = self.pairs = self.wrong = 0
+        self.flipped = self.wrong = 0
         self.changes: list[float] = []
 
-    def judge(self, x: Tensor, wanted: Tensor, groups: list[list[Tensor]]) -> None:
+    def judge(self, x: Tensor, wanted: Tensor, groups: list[Tensor]) -> None:
         """Compare a batch with what float64 computed of it, and whom it merged."""
         with torch.no_grad():
             output, *flat = self.run(x)
-        own = [list(pair) for pair in zip(flat[::2], flat[1::2], strict=True)]
         for item in range(len(x)):
-            pairs = zip(decided(own, item), decided(groups, item), strict=True)
+            pairs = zip(decided(flat, item), decided(groups, item), strict=True)
             # What follows the first merge that differs, differs by consequence.
             first = next(((a, b) for a, b in pairs if a != b), None)
             if first is not None:
@@ -94,11 +94,10 @@ def main() -> None:
     with console.status("running"):
         for x in photos.split(4):
             with torch.no_grad():
-                wanted, *flat = exact(x.double())
-            groups = [list(pair) for pair in zip(flat[::2], flat[1::2], strict=True)]
+                wanted, *groups = exact(x.double())
             for engine in engines:
                 engine.judge(x, wanted, groups)
-    merges, moved = len(groups), sum(len(pair[0][0]) for pair in groups)
+    merges, moved = len(groups) // 2, sum(len(moved[0]) for moved in groups[::2])
     table = Table(title=f"{len(photos)} photographs, {merges} merges of {moved} tokens in each")
     for column in (
         "engine",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch.utils._pytree as pytree
@@ -81,7 +82,7 @@ def _paired(x: TokenTensor, target: tuple[Dim, ...], trailing: int) -> TokenTens
         )
         for dim in x.dims
     )
-    return x.holding(x.data, dims)
+    return replace(x, dims=dims)
 
 
 def _singles(x: TokenTensor, rank: int) -> int:

@@ -250,7 +250,7 @@ class TokenTensor:
     def named(self, dim: int, name: Dim) -> TokenTensor:
         """It with one dimension renamed."""
         dim %= len(self.dims)
-        return self.holding(self.data, (*self.dims[:dim], name, *self.dims[dim + 1 :]))
+        return replace(self, dims=(*self.dims[:dim], name, *self.dims[dim + 1 :]))
 
     def holding(self, data: Tensor, dims: tuple[Dim, ...] | None = None) -> TokenTensor:
         """Other data that comes of the same values, with its dimensions or others."""

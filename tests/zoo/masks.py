@@ -191,8 +191,6 @@ def temperature(m: Weighing, s: Tensor, given: Tensor) -> Tensor:
     return (s * given[:, None, :, None]).softmax(-1)
 
 
-APART = "1 of 2: its keys and its residual stream are merged differently"
-
 ENTRIES = [
     mask("bool-buffer", lambda m: m.tril, STRUCTURED),
     mask("float-buffer", lambda m: m.additive, STRUCTURED),
