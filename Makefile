@@ -2,6 +2,7 @@
 PYTHON ?= python3
 JOBS ?= 2
 ARGS ?=
+DEVICE ?= cpu
 N ?= 1000
 SEED ?= 0
 
@@ -18,6 +19,7 @@ help: ## show this list
 	@echo
 	@echo "  PYTHON=python3.12  the interpreter that builds .venv (3.11 or newer)"
 	@echo "  JOBS=8             test processes (default 2)"
+	@echo "  DEVICE=cuda        where make test and make fuzz compute (default cpu)"
 	@echo "  ARGS='-k bert'     extra arguments for make test and make demo"
 
 env: $(STAMP) ## build .venv with torch, the package (editable) and all tools; quick when up to date
@@ -33,7 +35,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 test: env ## run all tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal $(ARGS)
+	PITOME_TEST_DEVICE=$(DEVICE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal $(ARGS)
 
 lint: env ## check style, formatting and types
 	$(BIN)/ruff check .
@@ -58,7 +60,8 @@ mutants: env ## break the library on purpose, in every way of the table, and see
 	$(BIN)/python -m tests.mutants.run $(ARGS)
 
 fuzz: env ## run N random programs beside their simulation (N=1000 SEED=0); failures go to .cache/fuzz
-	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.properties.fuzz $(N) $(SEED) $(JOBS)
+	PITOME_TEST_DEVICE=$(DEVICE) OMP_NUM_THREADS=1 \
+	  $(BIN)/python -W ignore -m tests.properties.fuzz $(N) $(SEED) $(JOBS)
 
 opinfo: env ## merge each tensor in PyTorch's own samples of every op; writes its table into docs/testing.md
 	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.properties.opinfo --jobs $(JOBS) $(ARGS)

@@ -25,13 +25,13 @@ def mean_over_groups(rows: Tensor, groups: Tensor) -> Tensor:
 
 def first_members(groups: Tensor) -> Tensor:
     """(B, N') the first token of every group."""
-    numbers = torch.arange(count(groups)).view(1, -1, 1)
+    numbers = torch.arange(count(groups), device=groups.device).view(1, -1, 1)
     return (groups.unsqueeze(1) == numbers).to(torch.int8).argmax(-1)
 
 
 def sizes(groups: Tensor) -> Tensor:
     """(B, N') members of every group."""
-    numbers = torch.arange(count(groups)).view(1, -1, 1)
+    numbers = torch.arange(count(groups), device=groups.device).view(1, -1, 1)
     return (groups.unsqueeze(1) == numbers).sum(-1)
 
 

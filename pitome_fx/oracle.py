@@ -105,10 +105,10 @@ class Simulator(Interpreter):
     def _joined(self, space: TokenSpace) -> Tensor:
         pieces: list[Tensor] = []
         offset = 0
-        batch = self.groups[0].shape[0]
+        batch, device = self.groups[0].shape[0], self.groups[0].device
         for size, part in space.parts:
             if part is None:
-                own = torch.arange(int(size)).expand(batch, -1)
+                own = torch.arange(int(size), device=device).expand(batch, -1)
             else:
                 own = self._groups_of(part)
             pieces.append(own + offset)
@@ -121,7 +121,7 @@ class Simulator(Interpreter):
         dims = self.outcome.detection.labels.dims[block.point]
         rows, back = self._rows(value, dims, block.token_place, merge.space)
         tokens = rows.shape[1]
-        before = torch.arange(tokens).expand(rows.shape[0], -1)
+        before = torch.arange(tokens, device=rows.device).expand(rows.shape[0], -1)
         if parent is not None:
             before = self._groups_of(parent)
         if self.given is not None:
@@ -149,16 +149,10 @@ class Simulator(Interpreter):
             merge.plan.margin,
             options.alpha if options.alpha is not None else 1.0,
         )
-        kept = torch.cat(
-            [
-                torch.arange(front).expand(rows.shape[0], -1),
-                found.kept + front,
-                torch.arange(count - back, count).expand(rows.shape[0], -1),
-            ],
-            1,
-        )
+        place = torch.arange(count, device=rows.device).expand(rows.shape[0], -1)
+        kept = torch.cat([place[:, :front], found.kept + front, place[:, count - back :]], 1)
         group = torch.full_like(first, -1)
-        group.scatter_(1, kept, torch.arange(kept.shape[1]).expand_as(kept))
+        group.scatter_(1, kept, place[:, : kept.shape[1]])
         group.scatter_(1, found.moved + front, found.target + front)
         return group.gather(1, before)
 

@@ -134,7 +134,7 @@ def _without_weights(program: ExportedProgram) -> ExportedProgram:
     """The program with nothing in its state, so that no weight is kept or saved twice."""
 
     def nothing(value: Tensor) -> Tensor:
-        empty = torch.empty(0, dtype=value.dtype)
+        empty = torch.empty(0, dtype=value.dtype, device=value.device)
         return nn.Parameter(empty, False) if isinstance(value, nn.Parameter) else empty
 
     # A new ExportedProgram would write down other guards.

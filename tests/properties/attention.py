@@ -228,7 +228,7 @@ class Attention(nn.Module):
         mask = None
         if kind.startswith("causal"):
             tokens = x.shape[self.dim]
-            mask = torch.ones(tokens, tokens, dtype=torch.bool).triu(1)
+            mask = torch.ones(tokens, tokens, dtype=torch.bool, device=x.device).triu(1)
         elif kind == "learned":
             mask = self.bias.bias.mean(0)
         needed = self.spec.weights
@@ -246,7 +246,8 @@ def rotated(x: Tensor, front: int, kind: str) -> Tensor:
     half = x.shape[-1] // 2
     wide = torch.promote_types(x.dtype, torch.float32)
     place = torch.arange(rest.shape[2], dtype=wide, device=x.device)
-    angle = place[:, None] * 100.0 ** -(torch.arange(half, dtype=wide) / half)
+    channel = torch.arange(half, dtype=wide, device=x.device)
+    angle = place[:, None] * 100.0 ** -(channel / half)
     if kind == "complex":
         turn = torch.polar(torch.ones_like(angle), angle)
         pairs = torch.view_as_complex(rest.to(wide).unflatten(-1, (half, 2)).contiguous())

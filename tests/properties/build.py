@@ -11,6 +11,7 @@ from tests.properties import description as d
 from tests.properties.attention import Padding
 from tests.properties.outputs import formed
 from tests.properties.steps import Again, Run, readout_of, step_of
+from tests.support.device import DEVICE
 
 VOCABULARY = 11
 
@@ -33,7 +34,9 @@ def build(program: d.Program) -> tuple[nn.Module, tuple[Tensor, ...]]:
         if program.copies > 1:
             _tie(module, program)
         inputs = _inputs(program)
-        return module.to(dtype), tuple(x.to(dtype) if x.is_floating_point() else x for x in inputs)
+        # Drawn where the reference machine draws, so that a seed means the same everywhere.
+        call = (x.to(dtype) if x.is_floating_point() else x for x in inputs)
+        return module.to(DEVICE, dtype), tuple(x.to(DEVICE) for x in call)
 
 
 def originals(program: d.Program, stream: int) -> Tensor:
@@ -181,7 +184,7 @@ class Module(nn.Module):
     def forward(self, x: Tensor, targets: Tensor, *rest: Tensor) -> Any:
         if self.program.dtype != "autocast":
             return self._forward(x, targets, *rest)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(x.device.type, torch.bfloat16):
             return self._forward(x, targets, *rest)
 
     def _forward(self, x: Tensor, targets: Tensor, *rest: Tensor) -> Any:

@@ -78,7 +78,7 @@ class Widened(Simulator):
         if not isinstance(x, Tensor) or as_traced.dtype not in NARROW:
             return x
         unit = torch.finfo(as_traced.dtype).eps / 2
-        draws = torch.rand(x.shape, generator=self.draws, dtype=torch.float64)
+        draws = torch.rand(x.shape, generator=self.draws, dtype=torch.float64).to(x.device)
         return x * (1 + unit * (2 * draws - 1))
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:

@@ -71,7 +71,7 @@ def weighed(outputs: tuple[Any, ...]) -> Tensor | None:
     """A sum of all output values, each with a weight of its own; None if nothing depends on x."""
     generator = torch.Generator().manual_seed(0)
     terms = [
-        (x * torch.randn(x.shape, generator=generator, dtype=torch.float64)).sum()
+        (x * torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x.device)).sum()
         for x in outputs
         if isinstance(x, Tensor) and x.requires_grad
     ]

@@ -75,7 +75,7 @@ def partitioned(trial: Trial) -> None:
         total = sizes(groups)
         assert (total[:, : space.front] == 1).all()
         assert (total[:, tokens - space.back :] == 1).all()
-        place = torch.arange(tokens)
+        place = torch.arange(tokens, device=groups.device)
         assert (groups[:, : space.front] == place[: space.front]).all()
         last = place[tokens - space.back :] - tokens + int(space.count)
         assert (groups[:, tokens - space.back :] == last).all()

@@ -90,7 +90,7 @@ OPS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "empty-like": lambda x, p: torch.empty_like(x).copy_(p),
     "zeros-like-copy": lambda x, p: torch.ops.aten.copy(torch.zeros_like(x), p),
     "new-zeros-whole": lambda x, p: x.new_zeros(x.shape) + p,
-    "where-0-dim": lambda x, p: torch.where(torch.ones((), dtype=torch.bool), p, x),
+    "where-0-dim": lambda x, p: torch.where(x.new_ones((), dtype=torch.bool), p, x),
     "where-condition": lambda x, p: torch.where(x > 0, p, 0.5),
     "where-else": lambda x, p: torch.where(p > 0, x, 0.0),
     "masked-fill": _masked_fill_by,

@@ -73,7 +73,7 @@ def _tril(self: Any, q: Tensor, seen: Tensor | None) -> Tensor:
 
 def _triu(self: Any, q: Tensor, seen: Tensor | None) -> Tensor:
     tokens = q.shape[-2]
-    return torch.full((tokens, tokens), -torch.inf, dtype=q.dtype).triu(1)
+    return torch.full((tokens, tokens), -torch.inf, dtype=q.dtype, device=q.device).triu(1)
 
 
 def _learned_with_padding(self: Any, q: Tensor, seen: Tensor | None) -> Tensor:

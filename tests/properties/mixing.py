@@ -61,7 +61,8 @@ def grid_of(tokens: int) -> tuple[int, int]:
 def _interleave(mix: Mix, x: Tensor) -> Tensor:
     even, odd = mix.cut(x, 0, None, 2), mix.cut(x, 1, None, 2)
     both = torch.cat([even * 2, odd + 1], mix.t)
-    place = torch.cat([torch.arange(0, mix.tokens, 2), torch.arange(1, mix.tokens, 2)])
+    place = torch.arange(mix.tokens, device=x.device)
+    place = torch.cat([place[::2], place[1::2]])
     return both.index_select(mix.t, place.argsort())
 
 
@@ -135,7 +136,7 @@ def _index_add(mix: Mix, x: Tensor) -> Tensor:
 
 
 def _where(mix: Mix, x: Tensor) -> Tensor:
-    first = torch.arange(mix.tokens) < mix.tokens // 2
+    first = torch.arange(mix.tokens, device=x.device) < mix.tokens // 2
     return torch.where(first.view(1, -1, 1) if mix.t == 1 else first.view(-1, 1, 1), x, mix.weight)
 
 

@@ -102,7 +102,7 @@ def _last(write: Write, x: Tensor, seen: Tensor | None) -> Tensor:
 
 def _fill(write: Write, x: Tensor, seen: Tensor | None) -> Tensor:
     h = x.clone()
-    return h.index_fill_(write.t, torch.zeros(1, dtype=torch.long), 0.5)
+    return h.index_fill_(write.t, torch.zeros(1, dtype=torch.long, device=h.device), 0.5)
 
 
 def _channels(write: Write, x: Tensor, seen: Tensor | None) -> Tensor:

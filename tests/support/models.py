@@ -41,15 +41,15 @@ class Case:
         """Dtype of the parameters."""
         return next(self.model.parameters()).dtype
 
-    def to(self, dtype: torch.dtype) -> Case:
-        """The case in another floating type."""
+    def to(self, dtype: torch.dtype, device: torch.device | str | None = None) -> Case:
+        """The case in another floating type, and on another device if one is given."""
 
-        def cast(leaf: Any) -> Any:
-            is_float = isinstance(leaf, Tensor) and leaf.is_floating_point()
-            return leaf.to(dtype) if is_float else leaf
+        def moved(leaf: Tensor) -> Tensor:
+            return leaf.to(device, dtype if leaf.is_floating_point() else leaf.dtype)
 
-        args, kwargs = pytree.tree_map(cast, (self.args, dict(self.kwargs)))
-        return dataclasses.replace(self, model=self.model.to(dtype), args=args, kwargs=kwargs)
+        args, kwargs = pytree.tree_map_only(Tensor, moved, (self.args, dict(self.kwargs)))
+        model = self.model.to(device, dtype)
+        return dataclasses.replace(self, model=model, args=args, kwargs=kwargs)
 
 
 Builder = Callable[[], Case]

@@ -19,6 +19,7 @@ from pitome_fx.passes.capture import capture_dynamo
 from pitome_fx.passes.pipeline import Outcome
 from pitome_fx.passes.reporting import make_report
 from pitome_fx.testing import run_recorded
+from tests.support.device import DEVICE
 from tests.support.models import Case
 from tests.support.oracle import relative_error, tensors
 from tests.zoo.entry import Call, Entry, of_batch, resized
@@ -49,7 +50,7 @@ def examine(entry: Entry) -> Finding:
     or lengths."""
     torch.manual_seed(0)
     torch._dynamo.reset()
-    case = entry.build().to(torch.float64)
+    case = entry.build().to(torch.float64, DEVICE)
     problems: list[str] = []
     with torch.no_grad():
         dense = case.model(*case.args, **case.kwargs)

@@ -29,7 +29,7 @@ def resized(case: Case, dim: int = 1, **extra: Any) -> Call:
         if x.shape[-2:] != first.shape[-2:]:
             return x
         shape = [*x.shape[:-2], *(size * 3 // 2 for size in x.shape[-2:])]
-        return torch.randn(shape, generator=generator, dtype=x.dtype)
+        return torch.randn(shape, generator=generator, dtype=x.dtype).to(x.device)
 
     def shortened(x: Tensor) -> Tensor:
         length = first.shape[dim]
@@ -83,7 +83,7 @@ def of_batch(case: Case, dim: int, size: int) -> Call:
     def resized(x: Tensor) -> Tensor:
         if x.dim() <= dim or x.shape[dim] != batch:
             return x
-        return x.index_select(dim, torch.arange(size) % batch)
+        return x.index_select(dim, torch.arange(size, device=x.device) % batch)
 
     resize: Any = pytree.tree_map_only(Tensor, resized, (case.args, dict(case.kwargs)))
     return resize[0], resize[1]
