@@ -3,6 +3,7 @@ PYTHON ?= python3
 JOBS ?= 2
 ARGS ?=
 DEVICE ?= cpu
+ON_GPU := tests/test_cuda.py tests/test_oracle_models.py tests/test_zoo.py tests/properties
 N ?= 1000
 SEED ?= 0
 
@@ -12,15 +13,15 @@ TENSORRT := torch-tensorrt dllist psutil
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env test lint format demo bench zoo fuzz opinfo mutants wheel clean
+.PHONY: help env test cuda lint format demo bench zoo fuzz opinfo mutants wheel clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  PYTHON=python3.12  the interpreter that builds .venv (3.11 or newer)"
 	@echo "  JOBS=8             test processes (default 2)"
-	@echo "  DEVICE=cuda        where make test and make fuzz compute (default cpu)"
-	@echo "  ARGS='-k bert'     extra arguments for make test and make demo"
+	@echo "  DEVICE=cuda        where make fuzz computes (default cpu)"
+	@echo "  ARGS='-k bert'     extra arguments for make test, make cuda and make demo"
 
 env: $(STAMP) ## build .venv with torch, the package (editable) and all tools; quick when up to date
 
@@ -35,7 +36,11 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 test: env ## run all tests
-	PITOME_TEST_DEVICE=$(DEVICE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal $(ARGS)
+
+cuda: env ## run on a GPU the tests of what only a GPU shows, and the laws there
+	PITOME_TEST_DEVICE=cuda OMP_NUM_THREADS=1 \
+	  $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal $(ON_GPU) $(ARGS)
 
 lint: env ## check style, formatting and types
 	$(BIN)/ruff check .

@@ -142,7 +142,9 @@ def _held(x: Range, dtype: torch.dtype) -> Range:
     if dtype.is_complex or (sizes and dtype not in SIZED):
         return ANY
     if dtype.is_floating_point:
-        return x if sizes else Range(*torch.tensor(x, dtype=torch.float64).to(dtype).tolist())
+        if sizes:
+            return x
+        return Range(*torch.tensor(x, dtype=torch.float64, device="cpu").to(dtype).tolist())
     limits = torch.iinfo(dtype)
     ends = [
         end if isinstance(end, torch.SymInt) or not math.isfinite(end) else int(end) for end in x

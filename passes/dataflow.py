@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.utils._pytree as pytree
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
 from torch.fx import Node
@@ -43,6 +44,9 @@ CONSTANT_FILL = (
 )
 REGROUPING = ("view", "reshape", "squeeze", "flatten", "unflatten")
 
+HERE = torch.device("cpu")
+"""Where constants are computed, whichever device the program or its user has chosen."""
+
 
 @dataclass
 class Dataflow:
@@ -72,7 +76,8 @@ class Dataflow:
             number = self.bounds.only_value(node)
             if number is not None:
                 with unset_fake_temporarily():
-                    value = torch.full((1,) * rank_of(node), number, dtype=node.meta["val"].dtype)
+                    ones, dtype = (1,) * rank_of(node), node.meta["val"].dtype
+                    value = torch.full(ones, number, dtype=dtype, device=HERE)
         return value
 
     def varies_along(self, node: Node, dim: int) -> bool:
@@ -200,8 +205,7 @@ def _computed(node: Node, value_of: Callable[[Node], Any]) -> Tensor | None:
     if _draws(node):
         return None
     args, kwargs = torch.fx.node.map_arg((node.args, dict(node.kwargs)), values.__getitem__)
-    if "device" in kwargs:
-        kwargs = {**kwargs, "device": torch.device("cpu")}
+    args, kwargs = pytree.tree_map_only(torch.device, lambda _: HERE, (args, kwargs))
     with unset_fake_temporarily(), torch.no_grad():
         result = node.target(*args, **kwargs)
     return result if isinstance(result, Tensor) else None
@@ -211,7 +215,8 @@ def _blank(node: Node) -> Tensor:
     """A tensor to lend its dtype and the shape that it was traced with, of no memory."""
     like: Tensor = node.meta["val"]
     with unset_fake_temporarily():
-        return torch.zeros((), dtype=like.dtype).expand([hint(size) for size in like.shape])
+        sizes = [hint(size) for size in like.shape]
+        return torch.zeros((), dtype=like.dtype, device=HERE).expand(sizes)
 
 
 def _literal(node: Node) -> Tensor | None:

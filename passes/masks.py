@@ -329,5 +329,5 @@ def _kind_of_value(value: Tensor, use: MaskUse = MaskUse.KEEPS) -> MaskKind:
         return MaskKind.PADDING
     if not bool(hidden.any()):
         return MaskKind.BIAS
-    future = torch.ones(value.shape[-2:], dtype=torch.bool).triu(1)
+    future = torch.ones(value.shape[-2:], dtype=torch.bool, device=value.device).triu(1)
     return MaskKind.CAUSAL if bool(hidden[..., future].all()) else MaskKind.STRUCTURED

@@ -72,16 +72,23 @@ def registered() -> dict[Any, Rule]:
 
 
 def pure_overloads(*ops: OpOverload | OpOverloadPacket) -> tuple[OpOverload, ...]:
-    """The ops; for a packet, all its overloads that mutate nothing. None comes twice."""
+    """The ops; for a packet, all its overloads that mutate nothing. None comes twice.
+
+    But for those that call dims by name, as some releases of torch have: no traced graph has any.
+    """
     found: list[OpOverload] = []
     for op in ops:
         if isinstance(op, OpOverload):
             found.append(op)
             continue
         overloads = [getattr(op, name) for name in op.overloads()]
-        found += [overload for overload in overloads if _is_pure(overload)]
+        found += [x for x in overloads if _is_pure(x) and not _names_dims(x)]
     return tuple(dict.fromkeys(found))
 
 
 def _is_pure(op: OpOverload) -> bool:
     return not op._schema.is_mutable
+
+
+def _names_dims(op: OpOverload) -> bool:
+    return any("Dimname" in str(argument.type) for argument in op._schema.arguments)

@@ -1,4 +1,4 @@
-"""What every test starts from: fixed seeds, a fresh compiler, an empty compile cache, a device."""
+"""What every test starts from: fixed seeds, a fresh compiler and an empty compile cache."""
 
 import gc
 import random
@@ -8,7 +8,6 @@ import pytest
 import torch
 import torch._dynamo
 
-from tests.support.device import DEVICE
 from tests.support.torchvision_shim import define_missing_ops
 
 define_missing_ops()
@@ -31,19 +30,3 @@ def _fresh_state() -> None:
     random.seed(0)
     torch.manual_seed(0)
     torch._dynamo.reset()
-
-
-@pytest.fixture(autouse=True)
-def _on_the_device(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Where tests are to run elsewhere than on the CPU, so do what they make.
-
-    But for drawn programs and the zoo: those are moved there, since what is made by default on the
-    right device would not show that something forgot to say where.
-    """
-    moved = "properties" in request.path.parts or request.path.stem == "test_zoo"
-    if DEVICE.type == "cpu" or moved:
-        yield
-        return
-    torch.set_default_device(DEVICE)
-    yield
-    torch.set_default_device(None)

@@ -1,6 +1,6 @@
 """What only a GPU shows: its kernels, CUDA graphs, half types, its random state.
 
-The laws themselves hold on any device: ``make test DEVICE=cuda`` runs all tests on one.
+The laws themselves hold on any device: ``make cuda`` runs them there too.
 """
 
 from __future__ import annotations

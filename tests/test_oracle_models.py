@@ -11,6 +11,7 @@ from torch.export import ExportedProgram
 
 from pitome_fx.frontends import export
 from tests.support.blocks import BY_HAND, SPELLINGS, Transformer, by_hand
+from tests.support.device import DEVICE
 from tests.support.models import HUGGING_FACE, TIMM, TORCH, Case
 from tests.support.oracle import assert_close, assert_keeps_the_law, relative_error, transformed
 from tests.support.reference import MergingTransformer
@@ -29,7 +30,7 @@ CHECKS = [
 def exported(name: str, dtype: torch.dtype) -> tuple[Case, ExportedProgram]:
     """A model of the table, exported once for all ratios."""
     torch.manual_seed(0)
-    case = MODELS[name]().to(dtype)
+    case = MODELS[name]().to(dtype, DEVICE)
     return case, export(case.model, case.args, case.kwargs)
 
 
@@ -72,7 +73,7 @@ def test_however_it_is_spelled(spelling: str, post_norm: bool) -> None:
 
 
 def assert_is_by_paper(case: Case, percent_kept: int) -> None:
-    case = case.to(torch.float64)
+    case = case.to(torch.float64, DEVICE)
     assert isinstance(case.model, Transformer)
     by_paper = MergingTransformer(case.model, percent_merged=100 - percent_kept)
     with torch.no_grad():

@@ -2,8 +2,8 @@
 
 Named by their letters in the list of laws: (a) rewritten = simulated, and (l) so it is with an op
 that has no rule anywhere; (b) ratio 1; (c) form; (d) groups; (f) gradients; (g) batch; (i) graph;
-(j) twice; (m) reasons; (o) copies. Of merging itself, (e), (h) and (n): test_merging; (k):
-test_compiled.
+(j) twice; (m) reasons; (o) copies; (p) devices. Of merging itself, (e), (h) and (n): test_merging;
+(k): test_compiled.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from tests.properties import PROFILE, gradients, laws, share, writes
 from tests.properties.build import build
 from tests.properties.description import Mix, Options, Program, Residual, Write
 from tests.properties.found import BLOCK, FOUND, IN_NARROW_DTYPES, IN_TRAINING
+from tests.properties.placing import placed
 from tests.properties.programs import aliens, options, programs
 from tests.properties.statistics import tell
 from tests.properties.trial import of_users, run
@@ -154,6 +155,12 @@ def test_m_whatever_is_not_merged_says_why(program: Program, chosen: Options) ->
 @given(programs(), options())
 def test_o_merging_exact_copies_changes_nothing(program: Program, chosen: Options) -> None:
     event(unchanged(program, chosen).waived or "held")
+
+
+@share(0.2)
+@given(programs(), options())
+def test_p_the_pass_computes_where_the_program_does(program: Program, chosen: Options) -> None:
+    event(placed(program, chosen).waived or "held")
 
 
 @share(0.5)

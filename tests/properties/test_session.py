@@ -15,6 +15,7 @@ from tests.properties import PROFILE
 from tests.properties.build import build
 from tests.properties.description import Attention, Mlp, Options, Program, Residual
 from tests.properties.trial import LIMIT, Flat, rewritten, tried, worst_error
+from tests.support.device import DEVICE
 
 PROGRAM = Program(
     (Residual(Attention()), Residual(Mlp()), Residual(Attention("matmul")), Residual(Mlp())),
@@ -88,8 +89,8 @@ class Session(RuleBasedStateMachine):
         self.calls += 1
         generator = torch.Generator().manual_seed(self.calls)
         shape = (self.batch, PROGRAM.tokens, PROGRAM.width)
-        x = torch.randn(shape, generator=generator, dtype=torch.float64)
-        targets = torch.zeros(self.batch, PROGRAM.total, dtype=torch.int64)
+        x = torch.randn(shape, generator=generator, dtype=torch.float64).to(DEVICE)
+        targets = torch.zeros(self.batch, PROGRAM.total, dtype=torch.int64, device=DEVICE)
         before = graphs_compiled()
         found: torch.Tensor = self.compiled(x, targets)
         key = (repr(self.options), how, self.module.training, self.batch)

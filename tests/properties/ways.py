@@ -10,6 +10,7 @@ from tests.properties.compiled import as_traced
 from tests.properties.description import Options, Program
 from tests.properties.dtypes import narrow
 from tests.properties.lengths import two_lengths
+from tests.properties.placing import placed
 from tests.properties.trial import Trial, run
 from tests.properties.witness import unchanged
 
@@ -66,6 +67,7 @@ WAYS: dict[str, Way] = {
         unchanged,
         narrow,
         two_lengths,
+        placed,
         dynamo,
         inductor,
     )
@@ -76,6 +78,7 @@ ROUNDS = (
     ("unchanged", 30),
     ("narrow", 16),
     ("two_lengths", 5),
+    ("placed", 10),
     *[("examined", 25)] * 2,
     *[("trained", 20)] * 2,
     ("one_by_one", 21),
