@@ -17,7 +17,6 @@ from pitome_fx.passes.axes import (
     TokenTensor,
     is_merged,
     is_single,
-    is_weak,
     length,
     same_size,
 )
@@ -109,8 +108,11 @@ def meet(dims: Sequence[Dim], batch: frozenset[Axis] = frozenset()) -> Dim:
     if merged:
         raise Lift("tensors in unrelated token spaces meet")
     needed = [dim for dim in present if any(atom.axis in batch for atom in dim)]
-    strong = [dim for dim in present if not is_weak(dim)]
-    return next(iter(needed or strong or present), ())
+    return min(needed or present, key=_weak_axes, default=())
+
+
+def _weak_axes(dim: Dim) -> int:
+    return sum(atom.axis.weak for atom in dim)
 
 
 def _is_earlier(dim: Dim, later: Dim) -> bool:

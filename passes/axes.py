@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols, statically_known_true
 
+from pitome_fx.passes.tracked import tracked
 from pitome_fx.passes.whole import without_floats
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def divided(size: Size, factor: Size) -> Size | None:
 
 def product(sizes: Iterable[Size]) -> Size:
     """Product of sizes, 1 for none."""
-    return math.prod(sizes)
+    return math.prod(map(tracked, sizes))
 
 
 class Position(NamedTuple):

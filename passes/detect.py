@@ -5,6 +5,7 @@ Every site gets a verdict: a block to merge in, or a reason a user can act on.
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 import torch
@@ -103,7 +104,7 @@ def detect(program: Program, protect: int | None) -> Detection:
     """
     written = written_by(program.writes, program.graph.graph.nodes)
     masks = Masks(program.parameters, program.constants, Dataflow(written))
-    constant = _constant_nodes(program)
+    constant = _constant_nodes(program, written)
     replay = Replay(program.graph, constant, masks)
     replay.run(*program.inputs)
     labels = replay.labels
@@ -126,13 +127,13 @@ def detect(program: Program, protect: int | None) -> Detection:
     return Detection(labels, masks, constant, tuple(sites), tuple(blocks), refusals)
 
 
-def _constant_nodes(program: Program) -> frozenset[Node]:
-    """Nodes that depend on parameters, buffers and constants alone."""
+def _constant_nodes(program: Program, written: AbstractSet[Node]) -> frozenset[Node]:
+    """Nodes that depend on parameters, buffers and constants alone, and are not written later."""
     constant: set[Node] = set()
     for node in program.graph.graph.nodes:
         known = node in program.constants or node.op == "get_attr"
         computed = node.op == "call_function" and all(n in constant for n in value_operands(node))
-        if known or computed:
+        if (known or computed) and node not in written:
             constant.add(node)
     return frozenset(constant)
 

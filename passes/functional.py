@@ -68,9 +68,10 @@ def _pure_variant(op: torch._ops.OpOverload) -> torch._ops.OpOverload | None:
 def _takes_the_same(pure: torch._ops.OpOverload, op: torch._ops.OpOverload) -> bool:
     if pure._schema.is_mutable:
         return False
+    # What is written is called self; dropout calls it input.
     own, other = (
-        [(a.name, str(a.real_type), a.kwarg_only) for a in found._schema.arguments]
-        for found in (pure, op)
+        [("" if i == 0 else a.name, str(a.real_type), a.kwarg_only) for i, a in enumerate(given)]
+        for given in (pure._schema.arguments, op._schema.arguments)
     )
     return own == other
 

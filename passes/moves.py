@@ -25,6 +25,7 @@ from pitome_fx.passes.axes import (
 )
 from pitome_fx.passes.rule import Lift
 from pitome_fx.passes.spaces import TokenSpace
+from pitome_fx.passes.tracked import tracked
 
 ANOTHER_BATCH = "tokens merged by the items of one batch meet those of another"
 
@@ -79,7 +80,7 @@ def _row_order(
 def reshape(x: Tensor, shape: list[Size]) -> Tensor:
     """x in another shape; x itself if it has that shape."""
     same = x.dim() == len(shape) and all(map(same_size, x.shape, shape))
-    return x if same else x.reshape(shape)
+    return x if same else x.reshape([tracked(size) for size in shape])
 
 
 def permute(x: Tensor, order: list[int]) -> Tensor:

@@ -12,7 +12,7 @@ from torch.fx import GraphModule, Node
 
 from pitome_fx.ops import emit
 from pitome_fx.options import Options
-from pitome_fx.passes.axes import Atom, Size, TokenTensor, hint, is_merged, length
+from pitome_fx.passes.axes import Atom, Size, TokenTensor, hint, is_merged
 from pitome_fx.passes.biases import Biases, exact_biases, unspoiled
 from pitome_fx.passes.capture import Program, restore_placeholders, trace
 from pitome_fx.passes.cost import merge_overhead
@@ -25,9 +25,9 @@ from pitome_fx.passes.moves import rows_of
 from pitome_fx.passes.plan import Merge, Plan
 from pitome_fx.passes.replay import Replay
 from pitome_fx.passes.rule import Lift
-from pitome_fx.passes.sizes import equate
 from pitome_fx.passes.spaces import TokenSpace, merged_space
 from pitome_fx.passes.subclasses import restore_calls
+from pitome_fx.passes.tracked import equate
 
 aten = torch.ops.aten
 
@@ -169,7 +169,7 @@ class Merger:
         block = merge.block
         keys = replay.env[block.site.keys]
         parent = x.dims[block.token_place][0].space
-        before = length(x.dims[block.token_place])
+        before = x.data.shape[block.token_place]
         if parent is None:
             equate(block.axis.size, before)
         reason = _why_not(x, keys, block, parent)

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
-from torch.fx.experimental.proxy_tensor import get_proxy_mode, get_proxy_slot, set_proxy_slot
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from pitome_fx.passes.axes import TokenTensor, is_merged
-
-SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
+from pitome_fx.passes.tracked import equate
 
 
 def follow(recorded: Any, value: Any) -> None:
@@ -38,14 +36,3 @@ def follow(recorded: Any, value: Any) -> None:
                         equate(dim[0].axis.size, now)
         else:
             equate(old, new)
-
-
-def equate(recorded: Any, size: Any) -> None:
-    """In the trace that is being made, a recorded size is yielded by what yields ``size``."""
-    mode = get_proxy_mode()
-    if mode is None or recorded is size:
-        return
-    if isinstance(recorded, SYMBOLIC) and isinstance(size, SYMBOLIC):
-        slot: Any = get_proxy_slot(size, mode.tracer, None)
-        if slot is not None:
-            set_proxy_slot(recorded, mode.tracer, slot)

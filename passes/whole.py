@@ -73,4 +73,6 @@ def _divided(rounded: Any, numerator: Any, divisor: Any) -> Any:
         isinstance(rounded, TruncToInt) and numerator.is_nonnegative and divisor.is_positive
     ):
         return FloorDiv(numerator, divisor)
+    if isinstance(rounded, CeilToInt):
+        return -FloorDiv(-numerator, divisor)
     return rounded

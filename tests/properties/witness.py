@@ -151,7 +151,7 @@ def unchanged(program: Program, options: Options) -> Trial:
     if not trial.merges:
         return replace(trial, waived="nothing merges")
     for groups in trial.assignments:
-        if not _only_copies_merged(groups, program):
+        if not _only_copies_merged(groups.cpu(), program):
             return replace(trial, waived="other tokens merge than copies")
     error = worst_error(trial.output, trial.dense)
     assert error <= LIMIT, f"merging exact copies changes the outputs: {error:.1e} > {LIMIT:.0e}"

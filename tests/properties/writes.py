@@ -37,6 +37,12 @@ def _power(write: Write, x: Tensor, seen: Tensor | None) -> Tensor:
     return h
 
 
+def _drop(write: Write, x: Tensor, seen: Tensor | None) -> Tensor:
+    """Its functional form calls what is written by another name."""
+    h = x * 1.0
+    return nn.functional.dropout(h, 0.1, training=False, inplace=True)
+
+
 def _compare(write: Write, x: Tensor, seen: Tensor | None) -> Tensor:
     """Its functional form yields another dtype."""
     h = x.clone()
@@ -136,6 +142,7 @@ def _into_list(write: Write, x: Tensor, seen: Tensor | None) -> Tensor:
 
 KINDS: dict[str, Callable[[Write, Tensor, Tensor | None], Tensor]] = {
     "power": _power,
+    "drop": _drop,
     "compare": _compare,
     "add": _add,
     "slice": _slice,

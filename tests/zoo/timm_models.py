@@ -17,7 +17,7 @@ OTHER = "Without softmax attention over tokens (timm)"
 
 WINDOWS = "windowed, grid or channel attention"
 REGROUPED = "no residual connection carries these tokens past the attention"
-SWIN = f"0 of 4: {REGROUPED}; structured attention mask; {WINDOWS}"
+SWIN = f"2 of 4: structured attention mask; {WINDOWS}"
 
 
 def model(name: str, size: int = 64, **changes: Any) -> Case:
@@ -170,7 +170,7 @@ ENTRIES = [
     fixed(
         window(
             "swin_tiny_patch4_window7_224",
-            f"0 of 4: {REGROUPED}; structured attention mask; {WINDOWS}",
+            f"2 of 4: structured attention mask; {WINDOWS}",
             56,
             window_size=7,
             **FEW_STAGES | {"img_size": 56},
@@ -179,7 +179,7 @@ ENTRIES = [
     fixed(
         window(
             "swinv2_tiny_window8_256",
-            f"0 of 4: {REGROUPED}; structured attention mask; {WINDOWS}",
+            f"2 of 4: structured attention mask; {WINDOWS}",
             window_size=8,
             **FEW_STAGES,
         )
@@ -187,7 +187,7 @@ ENTRIES = [
     fixed(
         window(
             "swinv2_cr_tiny_224",
-            f"0 of 4: {REGROUPED}; structured attention mask; {WINDOWS}",
+            f"2 of 4: structured attention mask; {WINDOWS}",
             window_size=8,
             **FEW_STAGES,
         )
@@ -201,7 +201,7 @@ ENTRIES = [
             window_size=(8, 8, 2, 2),
         )
     ),
-    fixed(window("nest_tiny", "9 of 12: too few tokens", 64, img_size=64)),
+    fixed(window("nest_tiny", "8 of 12: too few tokens", 64, img_size=64)),
     window("pvt_v2_b0", "0 of 8: cross-attention; too few tokens"),
     window(
         "twins_svt_small",
@@ -210,7 +210,7 @@ ENTRIES = [
     ),
     fixed(window("levit_128s", "5 of 11: cross-attention; too few tokens", 128, img_size=128)),
     fixed(window("coat_tiny", "18 of 26: too few tokens", img_size=64)),
-    fixed(window("mvitv2_tiny", "0 of 10: unknown attention", img_size=64)),
+    fixed(window("mvitv2_tiny", "0 of 10: structured attention mask", img_size=64)),
     fixed(
         window(
             "volo_d1_224",

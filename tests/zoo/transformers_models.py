@@ -259,7 +259,7 @@ ENTRIES = [
     regrouped(
         "SegformerModel", "0 of 3: cross-attention; not profitable", **TWO_STAGES, sr_ratios=(2, 1)
     ),
-    regrouped("SwinModel", f"0 of 4: structured attention mask; {WINDOWS}", **SWIN),
+    regrouped("SwinModel", f"0 of 4: {WINDOWS}", **SWIN),
     regrouped("Swinv2Model", f"0 of 4: {WINDOWS}", **SWIN),
     regrouped(
         "HieraModel", f"2 of 6: cross-attention; {WINDOWS}", 128, resize=INTERPOLATED, **HIERA
