@@ -23,6 +23,7 @@ from pitome_fx.passes.axes import (
 from pitome_fx.passes.dataflow import is_one
 from pitome_fx.passes.moves import mean_exp_keys, pick, project
 from pitome_fx.passes.rule import Lift
+from pitome_fx.passes.treatment import How, Treatment
 
 if TYPE_CHECKING:
     from pitome_fx.passes.replay import Step
@@ -129,7 +130,9 @@ def _is_earlier(dim: Dim, later: Dim) -> bool:
 
 def _bring(step: Step, x: TokenTensor, target: tuple[Dim, ...], trailing: int) -> TokenTensor:
     """Merge the dimensions of one operand along, as far as the target asks for it."""
-    x = _one_row(step, x, target[-1], trailing)
+    treatment = step.treatment(x)
+    if not trailing:
+        x = _one_row(x, treatment, target[-1])
     behind = [
         p
         for p in range(-len(target), 0)
@@ -139,17 +142,18 @@ def _bring(step: Step, x: TokenTensor, target: tuple[Dim, ...], trailing: int) -
     ]
     if not behind:
         return x
-    is_bias = x.origin is not None and (step.node, x.origin) in step.replay.biases
+    is_bias = treatment.how is How.WEIGHT
     for p in behind:
         # A bias on keys is brought along exactly, whatever it was computed from.
         exact = is_bias and p == -1
         if not is_merged(_at(x, p, trailing)) and x.tainted and not exact:
             raise Lift("a value computed after an unmerge meets a merged one")
-    masks = step.replay.masks
-    if x.origin is not None and masks.is_structured(x.origin):
-        raise Lift("a mask that shows different keys to the queries of a group")
+    if treatment.refusal:
+        raise Lift(treatment.refusal)
     picked = not has_mean(x.data)
-    if picked and not all(_is_constant_in_groups(step, x, p, target[p], trailing) for p in behind):
+    if picked and not (
+        not trailing and all(_members_agree(x, treatment, p, target[p]) for p in behind)
+    ):
         raise Lift("a bool or integer value per token cannot be averaged")
     # One value often meets the same space many times (a rotary table, in every layer's q and k).
     key = (id(x.data), target, trailing, is_bias)
@@ -187,31 +191,26 @@ def has_mean(x: Tensor) -> bool:
     return x.is_floating_point() or x.is_complex()
 
 
-def _one_row(step: Step, x: TokenTensor, keys: Dim, trailing: int) -> TokenTensor:
+def _one_row(x: TokenTensor, treatment: Treatment, keys: Dim) -> TokenTensor:
     """A padding mask that was expanded over the queries, as the one row that it is."""
-    if x.data.is_floating_point() or trailing or len(x.dims) < 2 or x.origin is None:
-        return x
-    if not _is_constant_in_groups(step, x, -1, keys, trailing):
-        return x
-    if step.replay.masks.differs_between_queries(x.origin):
+    if not treatment.one_row or len(x.dims) < 2 or not _members_agree(x, treatment, -1, keys):
         return x
     return x.holding(x.data.narrow(-2, 0, 1)).named(-2, ())
 
 
-def _is_constant_in_groups(
-    step: Step, x: TokenTensor, position: int, target: Dim, trailing: int
-) -> bool:
+def _members_agree(x: TokenTensor, treatment: Treatment, position: int, target: Dim) -> bool:
     """Do all members of a group agree on x, because merging kept its two kinds apart?"""
-    masks, space = step.replay.masks, target[0].space if target else None
     return (
-        len(target) == 1
-        and space is not None
-        and space.step is not None
-        and x.origin is not None
+        treatment.how is How.MEMBER
+        and keeps_apart(target, treatment.padding)
         and all(is_single(dim) for dim in x.dims[len(x.dims) + position + 1 :])
-        and not trailing
-        and masks.dataflow.number(x.origin) in space.padding
     )
+
+
+def keeps_apart(tokens: Dim, padding: int | None) -> bool:
+    """Did every merge of these tokens keep the padding of this number apart?"""
+    space = tokens[0].space if len(tokens) == 1 else None
+    return space is not None and space.step is not None and padding in space.padding
 
 
 def with_batch(

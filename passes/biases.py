@@ -8,7 +8,7 @@ values; whoever reads a single weight must see the bias averaged.
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -28,14 +28,11 @@ MOVING = (aten.permute.default, aten.transpose.int, aten.mT.default)
 ADDING = (aten.add.Tensor, aten.sub.Tensor)
 
 
-Biases = Mapping[tuple[Node, Node], frozenset[Node]]
-"""(consumer, bias) → what has a value for each key after it, up to where keys are summed over."""
+def exact_biases(sites: Sequence[Site], masks: Masks) -> dict[tuple[Node, Node], frozenset[Node]]:
+    """(consumer, bias) → what has a value for each key after it, up to where keys are summed over.
 
-
-def exact_biases(sites: Sequence[Site], masks: Masks) -> Biases:
-    """The biases that may be merged by what each group weighs, unless keys are unmerged after all.
-
-    One for each softmax: of two, Σ exp(a + b) is no product of Σ exp(a) and Σ exp(b).
+    Those that may be merged by what each group weighs, unless keys are unmerged after all. One for
+    each softmax: of two, Σ exp(a + b) is no product of Σ exp(a) and Σ exp(b).
     """
     found: dict[tuple[Node, Node], frozenset[Node]] = {}
     for site in sites:
@@ -47,11 +44,6 @@ def exact_biases(sites: Sequence[Site], masks: Masks) -> Biases:
             if carried is not None:
                 found[mask.consumer, mask.node] = carried
     return found
-
-
-def unspoiled(biases: Biases, unmerged: Set[Node | None]) -> Biases:
-    """Those of which no value for each key was unmerged: its members would weigh all alike."""
-    return {pair: carried for pair, carried in biases.items() if not carried & unmerged}
 
 
 def _carried_until_summed(addition: Node) -> frozenset[Node] | None:

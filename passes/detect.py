@@ -27,6 +27,8 @@ from pitome_fx.passes.replay import Labels, Replay
 from pitome_fx.passes.severed import Severed
 from pitome_fx.passes.sites import Site
 from pitome_fx.passes.stream import merge_point, reachable
+from pitome_fx.passes.treat import treat
+from pitome_fx.passes.treatment import Treatments
 
 aten = torch.ops.aten
 
@@ -89,7 +91,7 @@ class Detection:
     """What detection found out about a program."""
 
     labels: Labels
-    masks: Masks
+    treatments: Treatments
     constant: frozenset[Node]
     sites: tuple[Site, ...]
     blocks: tuple[Block, ...]
@@ -105,26 +107,27 @@ def detect(program: Program, protect: int | None) -> Detection:
     written = written_by(program.writes, program.graph.graph.nodes)
     masks = Masks(program.parameters, program.constants, Dataflow(written))
     constant = _constant_nodes(program, written)
-    replay = Replay(program.graph, constant, masks)
+    replay = Replay(program.graph, constant)
     replay.run(*program.inputs)
     labels = replay.labels
     order = {node: i for i, node in enumerate(program.graph.graph.nodes)}
     blocks: list[Block] = []
     refusals: dict[Site, str] = {}
     whole_axes: dict[Dim, Axis] = {}
-    sites = find_sites(replay)
+    sites = find_sites(replay, masks)
     vmapped = program.graph.graph.find_nodes(op="call_function", target=_add_batch_dim)
     attending = frozenset(site.node for site in sites)
     known = _Known(program, Paths(replay), masks, constant, order, attending)
     for site in sites:
-        _look_at_masks(site, masks)
         try:
             if vmapped:
                 raise Refusal(VMAPPED)
             blocks.append(_block(site, known, whole_axes, protect))
         except Refusal as refusal:
             refusals[site] = str(refusal)
-    return Detection(labels, masks, constant, tuple(sites), tuple(blocks), refusals)
+    padding = (mask for block in blocks for mask in block.padding)
+    treatments = treat(program.graph.graph, sites, masks, padding)
+    return Detection(labels, treatments, constant, tuple(sites), tuple(blocks), refusals)
 
 
 def _constant_nodes(program: Program, written: AbstractSet[Node]) -> frozenset[Node]:
@@ -205,14 +208,6 @@ def _join_the_same(queries: Dim, keys: Dim) -> bool:
     """Are both concatenations of the same streams, made one by one?"""
     parts = [[part for atom in dim for part, _ in atom.axis.parts] for dim in (queries, keys)]
     return bool(parts[0]) and parts[0] == parts[1]
-
-
-def _look_at_masks(site: Site, masks: Masks) -> None:
-    """Answer now what the rewrite will ask: masks are evaluated outside of any tracing."""
-    for mask in site.masks:
-        masks.kind_of(mask)
-        masks.differs_between_queries(mask.node)
-        masks.is_learned(mask.node)
 
 
 def _padding(site: Site, masks: Masks, *, fused_heads: bool) -> tuple[Mask, ...]:

@@ -12,6 +12,7 @@ from pitome_fx.passes.axes import Dim
 from pitome_fx.passes.failures import module_path
 from pitome_fx.passes.follow import Follower
 from pitome_fx.passes.linear import Linear, linear_attention, made_by_layers, masks_of_tokens
+from pitome_fx.passes.masks import Masks
 from pitome_fx.passes.meetings import masks_of
 from pitome_fx.passes.products import Factor, arguments, product_of
 from pitome_fx.passes.replay import Replay
@@ -32,13 +33,13 @@ SEVERAL = (
 )
 
 
-def find_sites(replay: Replay) -> list[Site]:
+def find_sites(replay: Replay, masks: Masks) -> list[Site]:
     """All attention sites of a labelled graph, in its order."""
     order = {node: i for i, node in enumerate(replay.graph.graph.nodes)}
     fused = [sdpa_site(node, replay) for node in order if node.target == SDPA]
-    found = [*fused, *Finder(replay, order).sites()]
+    found = [*fused, *Finder(replay, masks, order).sites()]
     return [
-        replace(with_own_keys(site, replay), number=number)
+        replace(with_own_keys(site, replay, masks), number=number)
         for number, site in enumerate(sorted(found, key=lambda site: order[site.node]))
     ]
 
@@ -46,8 +47,9 @@ def find_sites(replay: Replay) -> list[Site]:
 class Finder:
     """Makes sites of what the follower of scores found."""
 
-    def __init__(self, replay: Replay, order: dict[Node, int]) -> None:
+    def __init__(self, replay: Replay, masks: Masks, order: dict[Node, int]) -> None:
         self.replay = replay
+        self.masks = masks
         self.dims = replay.labels.dims
         self.order = order
         self.follower = Follower(replay)
@@ -116,7 +118,7 @@ class Finder:
         query_dim = self.dims[query.node][query_at]
         side = "right" if "left" in labels else "left"
         queries = frozenset((side, atom.axis) for atom in query_dim)
-        masks, unread = masks_of(found, queries, self.follower.marks, self.replay.masks)
+        masks, unread = masks_of(found, queries, self.follower.marks, self.masks)
         softmaxes = self.follower.softmaxes_over(found.keys, found.weights.softmaxes)
         rank = len(self.dims[keys.node])
         is_single = len(labels) == 1 and {a for _, a in found.keys} == {x.axis for x in key_dim}

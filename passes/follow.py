@@ -53,7 +53,7 @@ class Follower:
         self.marks = Marks()
         self.weighings: list[Weighing] = []
         self.by_element: list[tuple[Node, Scores]] = []
-        self._anew = Replay(replay.graph, replay.constant, replay.masks)
+        self._anew = Replay(replay.graph, replay.constant)
         self._values: dict[Node, Any] = {}
         self._scores: dict[Node, Scores] = {}
         self._derived: dict[Node, frozenset[Node]] = {}

@@ -137,7 +137,6 @@ class Masks:
     constants: frozenset[Node]
     dataflow: Dataflow = field(default_factory=Dataflow)
     _kinds: dict[Mask, MaskKind] = field(default_factory=dict)
-    _structured: set[Node] = field(default_factory=set)
     _learned: dict[Node, bool] = field(default_factory=dict)
 
     def kind(self, node: Node) -> MaskKind:
@@ -148,9 +147,7 @@ class Masks:
         """What a mask does to the scores that it meets."""
         mask = replace(mask, consumer=mask.node, adds=False)
         if mask not in self._kinds:
-            kind = self._kinds[mask] = self._judge(mask)
-            if kind in (MaskKind.CAUSAL, MaskKind.STRUCTURED):
-                self._structured.add(mask.node)
+            self._kinds[mask] = self._judge(mask)
         return self._kinds[mask]
 
     def _judge(self, mask: Mask) -> MaskKind:
@@ -219,10 +216,6 @@ class Masks:
             assert isinstance(source, Node)
             return self.dataflow.varies_along(source, -3)
         return True
-
-    def is_structured(self, node: Node) -> bool:
-        """Was the node found to show different keys to different queries?"""
-        return node in self._structured
 
     def _is_bias(self, node: Node) -> bool:
         """Is it a sum of learned or known values and of parts that are the same for every query?"""

@@ -63,7 +63,7 @@ def kept_apart(
     """
     if len(masks) != 1:
         return frozenset()
-    numbers = frozenset({replay.masks.dataflow.number(masks[0].node)})
+    numbers = frozenset({replay.treatments.paddings[masks[0].node]})
     return numbers if parent is None else numbers & parent.padding
 
 

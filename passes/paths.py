@@ -43,7 +43,7 @@ class Paths:
         self.env = replay.env
         self.labels = replay.labels
         # Rules name what they make: these names are not the labels'.
-        self._apart = Replay(replay.graph, replay.constant, replay.masks)
+        self._apart = Replay(replay.graph, replay.constant)
         self._known: dict[tuple[Node, Node], frozenset[Axis]] = {}
 
     def dims(self, node: Node) -> tuple[Dim, ...]:

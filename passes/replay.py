@@ -28,11 +28,11 @@ from pitome_fx.passes.events import LiftEvent, ProjectEvent, UnweightedEvent
 from pitome_fx.passes.failures import failing_in
 from pitome_fx.passes.functional import RUN_AS
 from pitome_fx.passes.layout import laid_out
-from pitome_fx.passes.masks import Masks
 from pitome_fx.passes.operands import value_operands
 from pitome_fx.passes.outputs import dense_outputs
 from pitome_fx.passes.rule import Lift, rule_for
 from pitome_fx.passes.sizes import follow
+from pitome_fx.passes.treatment import Treatment, Treatments
 
 
 @dataclass
@@ -64,11 +64,9 @@ class Replay:
         graph: pre-dispatch ATen, with ``meta["val"]`` on every node.
         constant: nodes that depend on parameters, buffers and constants alone.
         labels: dimension identities; None for the labelling run that finds them.
-        masks: what the attention masks of the graph mean.
         after: called with each node and its value; may replace the value (this is how a merge
             gets in).
-        biases: (consumer, operand) pairs where an attention bias is added to scores.
-        unproportional: attention in which each group counts as one token.
+        treatments: how operands are merged along.
         watch: called with every op that runs, and its arguments.
     """
 
@@ -76,21 +74,17 @@ class Replay:
         self,
         graph: torch.fx.GraphModule,
         constant: frozenset[Node],
-        masks: Masks,
         labels: Labels | None = None,
         after: Hook = lambda replay, node, value: value,
-        biases: frozenset[tuple[Node, Node]] = frozenset(),
-        unproportional: frozenset[Node] = frozenset(),
+        treatments: Treatments | None = None,
         watch: Watch = lambda op, args, kwargs: None,
     ) -> None:
         self.graph = graph
         self.constant = constant
-        self.masks = masks
         self.labelling = labels is None
         self.labels = Labels() if labels is None else labels
         self.after = after
-        self.biases = biases
-        self.unproportional = unproportional
+        self.treatments = treatments or Treatments()
         self.watch = watch
         self.env: dict[Node, Any] = {}
         self.lifts: list[LiftEvent] = []
@@ -250,6 +244,15 @@ class Step:
     def note_unweighted(self, keys: Dim) -> None:
         """Each group of these keys counts as one token."""
         self.unweighted.append(UnweightedEvent(self.node, keys))
+
+    def treatment(self, x: TokenTensor) -> Treatment:
+        """How an operand of this op is merged along."""
+        return self.replay.treatments.of(self.node, x.origin)
+
+    @property
+    def is_proportional(self) -> bool:
+        """Does each group count as many times as it has members?"""
+        return self.node not in self.replay.treatments.uncounted
 
     def laid_out(self, x: TokenTensor) -> TokenTensor:
         """x with the strides of the dense program, for an op whose result takes its layout."""

@@ -13,7 +13,6 @@ from torch.fx import GraphModule, Node
 from pitome_fx.ops import emit
 from pitome_fx.options import Options
 from pitome_fx.passes.axes import Atom, Size, TokenTensor, hint, is_merged
-from pitome_fx.passes.biases import Biases, exact_biases, unspoiled
 from pitome_fx.passes.capture import Program, restore_placeholders, trace
 from pitome_fx.passes.cost import merge_overhead
 from pitome_fx.passes.detect import Block, Detection
@@ -72,14 +71,24 @@ def rewrite(program: Program, detection: Detection, plan: Plan, options: Options
     Args:
         options: with all defaults resolved.
     """
-    biases = exact_biases(detection.sites, detection.masks)
+    treatments = detection.treatments
+    if not options.proportional:
+        treatments = replace(treatments, uncounted=_softmaxes(detection))
     while True:
-        replay, merger = _replay(program, detection, plan, options, biases)
+        merger = Merger(plan, options)
+        replay = Replay(
+            program.graph,
+            detection.constant,
+            detection.labels,
+            after=merger,
+            treatments=treatments,
+            watch=merger.count,
+        )
         graph = trace(replay.run, program.inputs, program.fake_mode)
-        left = unspoiled(biases, {event.operand for event in replay.lifts})
-        if len(left) == len(biases):
+        left = treatments.unspoiled({event.operand for event in replay.lifts})
+        if left is treatments:
             break
-        biases = left
+        treatments = left
     restore_placeholders(program.graph, graph)
     graph.graph.eliminate_dead_code()
     restore_calls(graph)
@@ -96,26 +105,10 @@ def rewrite(program: Program, detection: Detection, plan: Plan, options: Options
     )
 
 
-def _replay(
-    program: Program, detection: Detection, plan: Plan, options: Options, biases: Biases
-) -> tuple[Replay, Merger]:
-    merger = Merger(plan, options)
-    replay = Replay(
-        program.graph,
-        detection.constant,
-        detection.masks,
-        detection.labels,
-        after=merger,
-        biases=frozenset(biases),
-        unproportional=frozenset(
-            node
-            for site in detection.sites
-            for node in site.softmaxes
-            if not options.proportional and not site.oddity
-        ),
-        watch=merger.count,
-    )
-    return replay, merger
+def _softmaxes(detection: Detection) -> frozenset[Node]:
+    """Those of the attention that is understood."""
+    sites = (site for site in detection.sites if not site.oddity)
+    return frozenset(node for site in sites for node in site.softmaxes)
 
 
 class Merger:

@@ -9,7 +9,7 @@ from torch.fx import Node
 
 from pitome_fx.passes.axes import Dim
 from pitome_fx.passes.failures import module_path
-from pitome_fx.passes.masks import Mask, MaskKind
+from pitome_fx.passes.masks import Mask, MaskKind, Masks
 from pitome_fx.passes.products import arguments
 from pitome_fx.passes.replay import Replay
 
@@ -71,7 +71,7 @@ def sdpa_site(node: Node, replay: Replay) -> Site:
     )
 
 
-def with_own_keys(site: Site, replay: Replay) -> Site:
+def with_own_keys(site: Site, replay: Replay, masks: Masks) -> Site:
     """The site of tokens that attend to themselves and to learned keys, by their own keys alone."""
     if site.oddity or len(site.key_dim) != 1 or site.key_dim == site.query_dim:
         return site
@@ -85,7 +85,7 @@ def with_own_keys(site: Site, replay: Replay) -> Site:
     dims = replay.labels.dims[source]
     feature = replay.labels.dims[site.keys][site.feature_place]
     oddity = ""
-    if any(replay.masks.kind_of(mask) not in HARMLESS for mask in site.masks):
+    if any(masks.kind_of(mask) not in HARMLESS for mask in site.masks):
         oddity = (
             "unknown attention mask: it hides keys, learned ones among them, that were joined to "
             "those of the tokens"

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pitome_fx.passes.biases import exact_biases
+from pitome_fx.passes.treatment import How
 from tests.properties.trial import LIMIT, Flat, rewritten, tried, worst_error
 
 TOKENS, WIDTH = 12, 8
@@ -119,5 +119,6 @@ def test_bias_keeps_the_law(attend: Attend) -> None:
     trial = tried(outcome, flat)
     assert trial.merges
     assert worst_error(trial.output, trial.simulated) <= LIMIT
-    exact = exact_biases(outcome.detection.sites, outcome.detection.masks)
+    treatments = outcome.detection.treatments.edges.values()
+    exact = [own for own in treatments if own.how is How.WEIGHT]
     assert len(exact) == (1 if attend in READ else 3)

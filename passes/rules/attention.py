@@ -8,13 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pitome_fx.passes.align import align_along, batch_axes, keep_items_apart, meet, with_batch
+from pitome_fx.passes.align import (
+    align_along,
+    batch_axes,
+    keep_items_apart,
+    keeps_apart,
+    meet,
+    with_batch,
+)
 from pitome_fx.passes.axes import Dim, TokenTensor, is_merged, is_single
-from pitome_fx.passes.masks import MaskKind
 from pitome_fx.passes.moves import logsumexp_keys, pick, project, spread
 from pitome_fx.passes.replay import Step
 from pitome_fx.passes.rule import Lift, rule
 from pitome_fx.passes.rules.normalise import is_blank
+from pitome_fx.passes.treatment import How, Treatment
 
 aten = torch.ops.aten
 
@@ -89,26 +96,24 @@ def _bias(
 
     A blank row sees all keys alike, because its mask is so low that it leaves nothing of a score.
     """
-    masks = step.replay.masks
     log_size = _log_size(k, scores)
-    waived = step.node in step.replay.unproportional
+    waived = not step.is_proportional
     if waived and log_size is not None:
         step.note_unweighted(scores[-1])
     shown = None if waived else log_size
-    if mask is None or (mask.origin is not None and masks.kind(mask.origin) is MaskKind.NONE):
+    if mask is None or step.treatment(mask).how is How.NOTHING:
         return None if shown is None else shown.type_as(q.data), None
     if mask.origin is None or (mask.tainted and not _is_on_dense_keys(mask, scores)):
         raise Lift("the attention mask is computed from merged tokens")
-    number = masks.dataflow.number(mask.origin)
-    learned = masks.is_learned(mask.origin)
-    mask = _query_rows(step, mask, scores)
+    treatment = step.treatment(mask)
+    mask = _query_rows(step, mask, treatment, scores)
     if log_size is None:
         return mask.data, None
-    if mask.data.dtype == torch.bool and _is_apart(number, scores[-1]):
+    if mask.data.dtype == torch.bool and keeps_apart(scores[-1], treatment.padding):
         return _group_mask(mask, scores, shown).type_as(q.data), None
     wide = torch.promote_types(q.data.dtype, torch.float32)
     merged, peak = _group_bias(mask, scores, wide)
-    blank = None if learned else is_blank(peak)
+    blank = None if treatment.learned else is_blank(peak)
     if shown is None:
         # A mask that leaves nothing of a score leaves nothing of log(size) either.
         merged = merged - (log_size if blank is None else torch.where(blank, 0, log_size))
@@ -132,17 +137,18 @@ def _log_size(k: TokenTensor, scores: tuple[Dim, ...]) -> Tensor | None:
     return torch.stack(terms).sum(0) if len(terms) > 1 else next(iter(terms), None)
 
 
-def _query_rows(step: Step, mask: TokenTensor, scores: tuple[Dim, ...]) -> TokenTensor:
+def _query_rows(
+    step: Step, mask: TokenTensor, treatment: Treatment, scores: tuple[Dim, ...]
+) -> TokenTensor:
     """The mask with its query axis merged: one row if all are the same, else their mean."""
-    assert mask.origin is not None
     if len(mask.dims) < 2:
         return mask
-    if not step.replay.masks.differs_between_queries(mask.origin):
+    if treatment.one_row:
         return mask.holding(mask.data.narrow(-2, 0, 1)).named(-2, ())
     if not is_merged(scores[-2]) or mask.dims[-2] == scores[-2]:
         return mask
-    if step.replay.masks.is_structured(mask.origin):
-        raise Lift("a mask that shows different keys to the queries of a group")
+    if treatment.refusal:
+        raise Lift(treatment.refusal)
     if not mask.data.is_floating_point():
         raise Lift("a bool mask that differs between queries")
     target = (*scores[-len(mask.dims) : -1], mask.dims[-1])
@@ -151,16 +157,6 @@ def _query_rows(step: Step, mask: TokenTensor, scores: tuple[Dim, ...]) -> Token
         named, len(named.dims) - 2, target[-2], "a bias on queries that are merged"
     )
     return project(named, len(named.dims) - 2, target[-2])
-
-
-def _is_apart(number: int, keys: Dim) -> bool:
-    """Did every merge of the keys keep the padding of this mask apart?"""
-    return (
-        len(keys) == 1
-        and keys[0].space is not None
-        and keys[0].space.step is not None
-        and number in keys[0].space.padding
-    )
 
 
 def _group_mask(mask: TokenTensor, scores: tuple[Dim, ...], log_size: Tensor | None) -> Tensor:

@@ -42,7 +42,7 @@ def softmax(step: Step, x: TokenTensor, dim: int, *args: Any, **kwargs: Any) -> 
         return value
     total = weighted(value, over, aten.mul.Tensor).data.sum(dim, keepdim=True)
     shares = value.data / total
-    if step.node in step.replay.unproportional:
+    if not step.is_proportional:
         step.note_unweighted(x.dims[dim])
         each = weighted(value, over, aten.div.Tensor).data
         shares = torch.where(is_blank(x.data.amax(dim, keepdim=True)), shares, each)

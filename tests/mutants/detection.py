@@ -1,6 +1,6 @@
 """What detection finds out of masks, biases, streams and breaks, and what is planned."""
 
-from tests.mutants.mutant import BIASES, BY_PAPER, MASKS, RESIDUALS, Mutant, spelling
+from tests.mutants.mutant import BIASES, BY_PAPER, MASKS, RESIDUALS, Mutant, spelling, zoo
 
 MUTANTS = [
     Mutant(
@@ -208,5 +208,40 @@ MUTANTS = [
         "    if not expression.has(*ROUNDINGS):",
         "    if True:",
         "tests/test_image_sizes.py",
+    ),
+    Mutant(
+        "a constant that is written stays one",
+        "passes/detect.py",
+        "(known or computed) and node not in written",
+        "known or computed",
+        zoo("by-hand-buffered"),
+    ),
+    Mutant(
+        "a name with one strong axis is as good as any",
+        "passes/align.py",
+        "    return sum(atom.axis.weak for atom in dim)",
+        "    return int(all(atom.axis.weak for atom in dim))",
+        zoo("frames-special-tokens"),
+    ),
+    Mutant(
+        "sizes are those of another trace",
+        "passes/moves.py",
+        "[tracked(size) for size in shape]",
+        "shape",
+        zoo("diffusers UNet2DConditionModel"),
+    ),
+    Mutant(
+        "what an op calls its operand tells it apart",
+        "passes/functional.py",
+        '"" if i == 0 else a.name',
+        "a.name",
+        zoo("timm tnt_s_legacy_patch16_224"),
+    ),
+    Mutant(
+        "constants are computed where the user makes tensors",
+        "passes/dataflow.py",
+        "value = torch.full(ones, number, dtype=dtype, device=HERE)",
+        "value = torch.full(ones, number, dtype=dtype)",
+        "tests/properties/test_programs.py::test_p_the_pass_computes_where_the_program_does",
     ),
 ]

@@ -31,6 +31,11 @@ def spelling(law: str) -> str:
     return f"tests/test_spellings.py::test_{name}{law}"
 
 
+def zoo(name: str) -> str:
+    """The test of one model of the zoo."""
+    return f"tests/test_zoo.py::test_model_of_the_zoo[{name}]"
+
+
 OPS, ORACLE, MASKS = "tests/test_ops.py", "tests/test_oracle_models.py", "tests/test_masks.py"
 PADDING, BIASES = "tests/test_padding.py", "tests/test_biases.py"
 RESIDUALS = "tests/test_residuals.py"

@@ -19,6 +19,7 @@ from pitome_fx.passes.capture import Program, capture
 from pitome_fx.passes.masks import Masks
 from pitome_fx.passes.replay import Replay
 from pitome_fx.passes.spaces import TokenSpace, merged_space
+from pitome_fx.passes.treat import treat
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def tried_anywhere(
     generator: torch.Generator,
 ) -> Iterator[Tried]:
     """The law at each place: lift(f'(merged)) = f(lift(merged))."""
-    labelling = Replay(program.graph, frozenset(), Masks({}, frozenset()))
+    labelling = Replay(program.graph, frozenset())
     labelling.run(*program.inputs)
     for place in at:
         groups = Groups(tensors[place.operand], place.dim, place.batch, generator)
@@ -168,12 +169,13 @@ def replay_with(
     labelling: Replay, tensors: Sequence[Tensor], which: int, groups: Groups
 ) -> tuple[Replay, Any]:
     """Replay what was labelled in eager, with one input merged."""
-    graph, masks = labelling.graph, labelling.masks
+    graph = labelling.graph
+    treatments = treat(graph.graph, [], Masks({}, frozenset()), [])
     holder = graph.graph.find_nodes(op="placeholder")[which]
 
     def merge(replay: Replay, node: Node, value: Any) -> Any:
         return groups.tokens(value) if node is holder else value
 
-    replay = Replay(graph, frozenset(), masks, labelling.labels, after=merge)
+    replay = Replay(graph, frozenset(), labelling.labels, after=merge, treatments=treatments)
     torch.manual_seed(0)
     return replay, replay.run(*tensors)

@@ -22,6 +22,7 @@ from pitome_fx.passes.masks import Masks
 from pitome_fx.passes.replay import Replay
 from pitome_fx.passes.rule import registered
 from pitome_fx.passes.spaces import merged_space
+from pitome_fx.passes.treat import treat
 from tests.properties import share
 from tests.properties.op_cases import OP_CASES
 from tests.properties.rule_cases import CASES, Case
@@ -115,15 +116,17 @@ def replay_merged(
 ) -> tuple[Replay, Any]:
     """Replay a case in eager with its first input merged."""
     program = traced(case, drawn)
-    masks = Masks({}, frozenset())
-    labelling = Replay(program.graph, frozenset(), masks)
+    labelling = Replay(program.graph, frozenset())
     labelling.run(*program.inputs)
     first = program.graph.graph.find_nodes(op="placeholder")[0]
 
     def merge_first(replay: Replay, node: torch.fx.Node, value: Any) -> Any:
         return merged_input(value, drawn) if node is first else value
 
-    replay = Replay(program.graph, frozenset(), masks, labelling.labels, after=merge_first)
+    treatments = treat(program.graph.graph, [], Masks({}, frozenset()), [])
+    replay = Replay(
+        program.graph, frozenset(), labelling.labels, after=merge_first, treatments=treatments
+    )
     return replay, replay.run(x, *operands)
 
 
