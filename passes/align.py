@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch.utils._pytree as pytree
 from torch import Tensor
@@ -23,10 +23,8 @@ from pitome_fx.passes.axes import (
 from pitome_fx.passes.dataflow import is_one
 from pitome_fx.passes.moves import mean_exp_keys, pick, project
 from pitome_fx.passes.rule import Lift
+from pitome_fx.passes.step import Step
 from pitome_fx.passes.treatment import How, Treatment
-
-if TYPE_CHECKING:
-    from pitome_fx.passes.replay import Step
 
 
 def align(
@@ -151,9 +149,8 @@ def _bring(step: Step, x: TokenTensor, target: tuple[Dim, ...], trailing: int) -
     if treatment.refusal:
         raise Lift(treatment.refusal)
     picked = not has_mean(x.data)
-    if picked and not (
-        not trailing and all(_members_agree(x, treatment, p, target[p]) for p in behind)
-    ):
+    agree = not trailing and all(_members_agree(x, treatment, p, target[p]) for p in behind)
+    if picked and not agree:
         raise Lift("a bool or integer value per token cannot be averaged")
     # One value often meets the same space many times (a rotary table, in every layer's q and k).
     key = (id(x.data), target, trailing, is_bias)

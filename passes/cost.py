@@ -12,7 +12,7 @@ from pitome_fx.passes.axes import Axis, Size, hint
 from pitome_fx.passes.capture import Program
 from pitome_fx.passes.detect import Block
 from pitome_fx.passes.flops import FlopCounter
-from pitome_fx.passes.replay import Labels
+from pitome_fx.passes.labels import Labels
 
 aten = torch.ops.aten
 

@@ -19,11 +19,12 @@ from pitome_fx.passes.dataflow import Dataflow, is_float
 from pitome_fx.passes.failures import module_path
 from pitome_fx.passes.finder import find_sites
 from pitome_fx.passes.functional import aliases, written_by
+from pitome_fx.passes.labels import Labels
 from pitome_fx.passes.masks import Mask, MaskKind, Masks
 from pitome_fx.passes.operands import value_operands
 from pitome_fx.passes.paths import Paths
 from pitome_fx.passes.protect import protected_tokens
-from pitome_fx.passes.replay import Labels, Replay
+from pitome_fx.passes.replay import Replay
 from pitome_fx.passes.severed import Severed
 from pitome_fx.passes.sites import Site
 from pitome_fx.passes.stream import merge_point, reachable

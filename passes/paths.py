@@ -28,8 +28,9 @@ from pitome_fx.passes.axes import (
 from pitome_fx.passes.dataflow import is_tensor
 from pitome_fx.passes.flops import COSTLY
 from pitome_fx.passes.operands import value_operands
-from pitome_fx.passes.replay import Replay, Step
+from pitome_fx.passes.replay import Replay
 from pitome_fx.passes.rule import Lift, rule_for
+from pitome_fx.passes.step import Step
 
 
 class Paths:

@@ -12,7 +12,7 @@ import torch
 from torch.fx import Node
 
 from pitome_fx.passes.axes import Axis, Position, Size
-from pitome_fx.passes.replay import Labels
+from pitome_fx.passes.labels import Labels
 
 aten = torch.ops.aten
 

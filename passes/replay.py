@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import operator
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,37 +21,18 @@ from torch.fx import Node
 from torch.fx import traceback as fx_traceback
 
 from pitome_fx.passes import moves
-from pitome_fx.passes.align import align
-from pitome_fx.passes.axes import Atom, Axis, Dim, Size, TokenTensor
+from pitome_fx.passes.axes import TokenTensor
 from pitome_fx.passes.check import check_labels
 from pitome_fx.passes.events import LiftEvent, ProjectEvent, UnweightedEvent
 from pitome_fx.passes.failures import failing_in
-from pitome_fx.passes.functional import RUN_AS
+from pitome_fx.passes.labels import Labels
 from pitome_fx.passes.layout import laid_out
 from pitome_fx.passes.operands import value_operands
 from pitome_fx.passes.outputs import dense_outputs
 from pitome_fx.passes.rule import Lift, rule_for
 from pitome_fx.passes.sizes import follow
-from pitome_fx.passes.treatment import Treatment, Treatments
-
-
-@dataclass
-class Labels:
-    """Identities of the dense program's dimensions: per node, and the axes first seen there."""
-
-    dims: dict[Node, Any] = field(default_factory=dict)
-    axes: dict[tuple[Node, int, int], Axis] = field(default_factory=dict)
-
-
-aten = torch.ops.aten
-
-STRIDED = (
-    aten.as_strided.default,
-    aten.view_as_complex.default,
-    aten.view.dtype,
-    aten.take_along_dim.default,
-)
-"""Ops whose result depends on the strides of their operand, or that take a view of it."""
+from pitome_fx.passes.step import Step
+from pitome_fx.passes.treatment import Treatments
 
 Hook = Callable[["Replay", Node, Any], Any]
 Watch = Callable[[Any, Any, Any], None]
@@ -199,89 +180,6 @@ class Replay:
         if self.labelling or not x.tainted or x.origin is None:
             return data
         return laid_out(data, x.origin.meta["val"])
-
-
-class Step:
-    """One node being replayed: what a token rule works with.
-
-    Attributes:
-        projections, unweighted, calls: what the rule has brought along, left unweighted and run.
-            They count when it succeeds, and are dropped where it gives up.
-    """
-
-    def __init__(self, replay: Replay, node: Node) -> None:
-        self.replay = replay
-        self.node = node
-        self.projections: list[ProjectEvent] = []
-        self.unweighted: list[UnweightedEvent] = []
-        self.calls: list[tuple[Any, Any, Any]] = []
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the node's own op; TokenTensors stand for their data."""
-        if self.replay.labelling:
-            return self.node.meta.get("val")
-        # What was merged or unmerged has other strides than the tensor that a view was taken of,
-        # and an op that no rule knows may read memory too, or ask for what is contiguous.
-        if self.node.target in STRIDED or rule_for(self.node.target) is None:
-            args, kwargs = pytree.tree_map_only(
-                TokenTensor,
-                lambda x: x if x.merged else self.replay.as_promised(x),
-                (args, kwargs),
-            )
-        viewed = self.node.target == aten.view.default and args[0].tainted
-        return self.run(aten.reshape.default if viewed else self.node.target, *args, **kwargs)
-
-    def run(self, op: Any, *args: Any, **kwargs: Any) -> Any:
-        """Run another op; for merged operands only (labelling executes nothing)."""
-        self.calls.append((op, args, kwargs))
-        args, kwargs = pytree.tree_map_only(TokenTensor, lambda x: x.data, (args, kwargs))
-        return RUN_AS.get(op, op)(*args, **kwargs)
-
-    def note_projection(self, x: TokenTensor, dim: int, target: Dim, why: str) -> None:
-        """A dimension of an operand is merged along."""
-        self.projections.append(ProjectEvent(self.node, x.origin, why, x.dims, dim, target))
-
-    def note_unweighted(self, keys: Dim) -> None:
-        """Each group of these keys counts as one token."""
-        self.unweighted.append(UnweightedEvent(self.node, keys))
-
-    def treatment(self, x: TokenTensor) -> Treatment:
-        """How an operand of this op is merged along."""
-        return self.replay.treatments.of(self.node, x.origin)
-
-    @property
-    def is_proportional(self) -> bool:
-        """Does each group count as many times as it has members?"""
-        return self.node not in self.replay.treatments.uncounted
-
-    def laid_out(self, x: TokenTensor) -> TokenTensor:
-        """x with the strides of the dense program, for an op whose result takes its layout."""
-        return x if x.merged else replace(x, data=self.replay.as_promised(x))
-
-    @property
-    def value(self) -> Any:
-        """What the node yields in the dense program, as recorded."""
-        return self.node.meta["val"]
-
-    def fresh(self, dim: int, size: Size, *, weak: bool = False, output: int = 0) -> Dim:
-        """A dimension first seen here. The same node gives the same axis in every replay."""
-        if isinstance(size, int) and size == 1:
-            return ()
-        key = (self.node, output, dim)
-        axes = self.replay.labels.axes
-        if key not in axes:
-            axes[key] = Axis(size, weak or self.node in self.replay.constant)
-        return (Atom(axes[key]),)
-
-    def fresh_like(self, value: Tensor, output: int = 0) -> tuple[Dim, ...]:
-        """Fresh dimensions for a whole tensor."""
-        return tuple(self.fresh(d, size, output=output) for d, size in enumerate(value.shape))
-
-    def align(
-        self, *operands: TokenTensor, trailing: int = 0
-    ) -> tuple[list[TokenTensor], tuple[Dim, ...]]:
-        """Operands that broadcast, in common token spaces, and the result's dimensions."""
-        return align(self, operands, trailing)
 
 
 def _fresh(step: Step, value: Any, outputs: Iterator[int]) -> Any:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pitome_fx.passes.align import (
+    align,
     align_along,
     batch_axes,
     keep_items_apart,
@@ -18,9 +19,9 @@ from pitome_fx.passes.align import (
 )
 from pitome_fx.passes.axes import Dim, TokenTensor, is_merged, is_single
 from pitome_fx.passes.moves import logsumexp_keys, pick, project, spread
-from pitome_fx.passes.replay import Step
 from pitome_fx.passes.rule import Lift, rule
 from pitome_fx.passes.rules.normalise import is_blank
+from pitome_fx.passes.step import Step
 from pitome_fx.passes.treatment import How, Treatment
 
 aten = torch.ops.aten
@@ -51,7 +52,7 @@ def attention(
     keep_items_apart(q, [-1], k, v)
     keep_items_apart(k, [-1], q, v)
     k, v = align_along(step, k, v, -2)
-    (q, k, v), lead = step.align(q, k, v, trailing=2)
+    (q, k, v), lead = align(step, [q, k, v], trailing=2)
     _keep_frames_apart(q, k, v, attn_mask, lead)
     bias, blank = _bias(step, q, k, attn_mask, (*lead, q.dims[-2], k.dims[-2]))
     if blank is not None:

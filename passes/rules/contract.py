@@ -10,15 +10,16 @@ from typing import Any
 import torch
 
 from pitome_fx.passes.align import (
+    align,
     align_along,
     keep_axes_apart,
     keep_dense,
     keep_items_apart,
 )
 from pitome_fx.passes.axes import Atom, Dim, TokenTensor, is_merged
-from pitome_fx.passes.replay import Step
 from pitome_fx.passes.rule import Lift, rule
 from pitome_fx.passes.rules.reduce import bind, weighted
+from pitome_fx.passes.step import Step
 
 aten = torch.ops.aten
 
@@ -59,7 +60,7 @@ def addmm(
         # What is added then may be uninitialised memory: it must not be read.
         return TokenTensor(product, dims)
     whole = TokenTensor(product, dims, a.tainted or b.tainted)
-    (added, whole), dims = step.align(added, whole)
+    (added, whole), dims = align(step, [added, whole])
     return TokenTensor(added.data * scales.get("beta", 1) + whole.data, dims)
 
 
@@ -73,7 +74,7 @@ def _operands(
             raise Lift("a product with a vector")
         columns = b.dims[-1:] if len(b.dims) > 1 else ()
         return a, b, a.dims[:-1] if len(a.dims) > 1 else (*b.dims[:-2], *columns)
-    (a, b), lead = step.align(a, b, trailing=2)
+    (a, b), lead = align(step, [a, b], trailing=2)
     keep_items_apart(a, [-1], b)
     keep_items_apart(b, [-2], a)
     a, b = _inner(step, a, b)
@@ -165,7 +166,7 @@ def _letters(
     if any(x.merged for x in operands):
         operands = [_broadcast(x, term, order) for x, term in zip(operands, letters, strict=True)]
         terms = {x.origin: term for x, term in zip(operands, letters, strict=True)}
-        operands, _ = step.align(*operands)
+        operands, _ = align(step, operands)
         for i, event in enumerate(step.projections):
             # Told of the operand as it is, not as it was broadcast.
             term = terms[event.operand]

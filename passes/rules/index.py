@@ -8,9 +8,9 @@ import torch
 
 from pitome_fx.passes.align import keep_dense, meet
 from pitome_fx.passes.axes import TokenTensor, is_merged, same_size
-from pitome_fx.passes.replay import Step
 from pitome_fx.passes.rule import Lift, rule
 from pitome_fx.passes.rules.reduce import bind
+from pitome_fx.passes.step import Step
 
 aten = torch.ops.aten
 

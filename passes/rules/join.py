@@ -19,10 +19,10 @@ from pitome_fx.passes.axes import (
     TokenTensor,
     is_merged,
 )
-from pitome_fx.passes.replay import Step
 from pitome_fx.passes.rule import Lift, rule
 from pitome_fx.passes.rules.reduce import bind
 from pitome_fx.passes.spaces import TokenSpace, joined_space
+from pitome_fx.passes.step import Step
 
 aten = torch.ops.aten
 
@@ -30,7 +30,7 @@ aten = torch.ops.aten
 @rule(aten.stack)
 def stack(step: Step, tensors: Sequence[TokenTensor], dim: int = 0) -> TokenTensor:
     """The parts in common token spaces, along a new dimension."""
-    parts, dims = step.align(*tensors)
+    parts, dims = align(step, tensors)
     dim %= len(dims) + 1
     new = step.fresh(dim, step.value.shape[dim])
     return TokenTensor(step(parts, dim), (*dims[:dim], new, *dims[dim:]))

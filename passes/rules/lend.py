@@ -24,10 +24,10 @@ from pitome_fx.passes.axes import (
     same_size,
 )
 from pitome_fx.passes.operands import CASTS, DRAWS, FILLS, NEW, RESHAPES
-from pitome_fx.passes.replay import Step
 from pitome_fx.passes.rule import Lift, rule
 from pitome_fx.passes.rules.reduce import bind
 from pitome_fx.passes.rules.shape import refactor
+from pitome_fx.passes.step import Step
 
 aten = torch.ops.aten
 

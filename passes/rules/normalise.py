@@ -10,9 +10,9 @@ from torch import Tensor
 
 from pitome_fx.passes.align import keep_dense, keep_items_apart
 from pitome_fx.passes.axes import TokenTensor, is_merged
-from pitome_fx.passes.replay import Step
 from pitome_fx.passes.rule import Lift, rule
 from pitome_fx.passes.rules.reduce import bind, over_tokens, weighted
+from pitome_fx.passes.step import Step
 
 aten = torch.ops.aten
 

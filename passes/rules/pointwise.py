@@ -5,11 +5,11 @@ from typing import Any
 import torch
 import torch.utils._pytree as pytree
 
-from pitome_fx.passes.align import keep_dense
+from pitome_fx.passes.align import align, keep_dense
 from pitome_fx.passes.axes import TokenTensor, is_merged, is_single
 from pitome_fx.passes.operands import LENT, SAME_VALUES
-from pitome_fx.passes.replay import Step
 from pitome_fx.passes.rule import Lift, pointwise_rule, rule
+from pitome_fx.passes.step import Step
 
 aten = torch.ops.aten
 
@@ -60,7 +60,7 @@ def pointwise(step: Step, *args: Any, **kwargs: Any) -> TokenTensor:
     """Broadcast the operands in common token spaces and run the op on them."""
     leaves, spec = pytree.tree_flatten((args, kwargs))
     at = [i for i, leaf in enumerate(leaves) if isinstance(leaf, TokenTensor)]
-    operands, dims = step.align(*(leaves[i] for i in at))
+    operands, dims = align(step, [leaves[i] for i in at])
     for i, operand in zip(at, operands, strict=True):
         leaves[i] = operand
     args, kwargs = pytree.tree_unflatten(leaves, spec)

@@ -10,8 +10,8 @@ import torch
 from pitome_fx.passes.align import has_mean, keep_items_apart
 from pitome_fx.passes.axes import Dim, Size, TokenTensor, is_merged, product
 from pitome_fx.passes.moves import places, spread
-from pitome_fx.passes.replay import Step
 from pitome_fx.passes.rule import Lift, rule
+from pitome_fx.passes.step import Step
 
 aten = torch.ops.aten
 

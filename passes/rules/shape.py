@@ -18,8 +18,8 @@ from pitome_fx.passes.axes import (
     is_single,
     length,
 )
-from pitome_fx.passes.replay import Step
 from pitome_fx.passes.rule import Lift, rule
+from pitome_fx.passes.step import Step
 
 aten = torch.ops.aten
 

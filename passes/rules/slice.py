@@ -22,8 +22,8 @@ from pitome_fx.passes.axes import (
     is_merged,
     same_size,
 )
-from pitome_fx.passes.replay import Step
 from pitome_fx.passes.rule import Lift, rule
+from pitome_fx.passes.step import Step
 
 aten = torch.ops.aten
 

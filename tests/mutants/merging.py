@@ -15,7 +15,7 @@ MUTANTS = [
     Mutant(
         "a bias merged by weight stays so where its keys are unmerged",
         "passes/rewrite.py",
-        "if len(left) == len(biases):",
+        "if left is treatments:",
         "if True:",
         ONCE_FAILED,
     ),
@@ -120,8 +120,8 @@ MUTANTS = [
     Mutant(
         "a bool per token is picked anywhere",
         "passes/align.py",
-        "    if picked and not all(",
-        "    if False and not all(",
+        "    if picked and not agree:",
+        "    if False:",
         law_of("bool per token"),
     ),
     Mutant(
@@ -175,7 +175,7 @@ MUTANTS = [
     ),
     Mutant(
         "unmerged tokens have any strides",
-        "passes/replay.py",
+        "passes/step.py",
         "if self.node.target in STRIDED or rule_for(self.node.target) is None:",
         "if False:",
         "tests/test_strides.py",
@@ -183,8 +183,8 @@ MUTANTS = [
     Mutant(
         "no attention is proportional",
         "passes/rewrite.py",
-        "if not options.proportional and not site.oddity",
-        "if not site.oddity",
+        "    if not options.proportional:\n",
+        "    if True:\n",
         BY_PAPER,
     ),
     Mutant(
