@@ -32,15 +32,17 @@ def exact_biases(sites: Sequence[Site], masks: Masks) -> dict[tuple[Node, Node],
     """(consumer, bias) → what has a value for each key after it, up to where keys are summed over.
 
     Those that may be merged by what each group weighs, unless keys are unmerged after all. One for
-    each softmax: of two, Σ exp(a + b) is no product of Σ exp(a) and Σ exp(b).
+    each softmax: of two, Σ exp(a + b) is no product of Σ exp(a) and Σ exp(b). The masks of fused
+    attention are not among them: it sums over keys itself.
     """
     found: dict[tuple[Node, Node], frozenset[Node]] = {}
     for site in sites:
+        if site.node.target == SDPA:
+            continue
         adding = [mask for mask in site.masks if mask.adds]
         learned = [m for m in adding if masks.kind_of(m) is MaskKind.BIAS]
         for mask in [*learned, *adding][:1]:
-            in_one = site.node.target == SDPA
-            carried = frozenset[Node]() if in_one else _carried_until_summed(mask.consumer)
+            carried = _carried_until_summed(mask.consumer)
             if carried is not None:
                 found[mask.consumer, mask.node] = carried
     return found

@@ -15,6 +15,7 @@ from pitome_fx.passes.scores import SDPA
 from pitome_fx.passes.sites import Site
 from pitome_fx.passes.treatment import MEAN, How, Treatment, Treatments
 
+DIFFERING = (MaskKind.CAUSAL, MaskKind.STRUCTURED)
 STRUCTURED = "a mask that shows different keys to the queries of a group"
 
 
@@ -30,10 +31,12 @@ def treat(graph: Graph, sites: Sequence[Site], masks: Masks, padding: Iterable[M
     numbers = frozenset(paddings.values())
     found: dict[tuple[Node, Node], Treatment] = {}
     for consumer, operand in _edges(graph):
-        own = _mask_of_sdpa(operand, masks) if _is_mask_of_sdpa(consumer, operand) else MEAN
-        if (consumer, operand) in biases:
-            own = replace(own, how=How.WEIGHT, until_summed=biases[consumer, operand])
-        elif not is_float(operand) and own is MEAN:
+        own = MEAN
+        if _is_mask_of_sdpa(consumer, operand):
+            own = _mask_of_sdpa(operand, masks)
+        elif (consumer, operand) in biases:
+            own = Treatment(How.WEIGHT, until_summed=biases[consumer, operand])
+        elif not is_float(operand):
             own = _member(operand, masks, numbers)
         if operand in hiding:
             own = replace(own, refusal=STRUCTURED)
@@ -51,8 +54,7 @@ def _edges(graph: Graph) -> Iterator[tuple[Node, Node]]:
 
 def _structured(sites: Sequence[Site], masks: Masks) -> frozenset[Node]:
     """The masks that show different keys to different queries."""
-    kinds = (MaskKind.CAUSAL, MaskKind.STRUCTURED)
-    found = (mask for site in sites for mask in site.masks if masks.kind_of(mask) in kinds)
+    found = (mask for site in sites for mask in site.masks if masks.kind_of(mask) in DIFFERING)
     return frozenset(mask.node for mask in found)
 
 
@@ -67,7 +69,7 @@ def _mask_of_sdpa(mask: Node, masks: Masks) -> Treatment:
         masks.dataflow.number(mask),
         one_row=not masks.differs_between_queries(mask),
         learned=masks.is_learned(mask),
-        refusal=STRUCTURED if kind in (MaskKind.CAUSAL, MaskKind.STRUCTURED) else "",
+        refusal=STRUCTURED if kind in DIFFERING else "",
     )
 
 

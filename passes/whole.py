@@ -73,6 +73,7 @@ def _divided(rounded: Any, numerator: Any, divisor: Any) -> Any:
         isinstance(rounded, TruncToInt) and numerator.is_nonnegative and divisor.is_positive
     ):
         return FloorDiv(numerator, divisor)
-    if isinstance(rounded, CeilToInt):
-        return -FloorDiv(-numerator, divisor)
+    if isinstance(rounded, CeilToInt) and divisor.is_positive:
+        # Without a negative operand: engines divide integers towards zero.
+        return FloorDiv(numerator + divisor - 1, divisor)
     return rounded

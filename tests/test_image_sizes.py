@@ -5,13 +5,17 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import sympy
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.nn import functional as F
+from torch.utils._sympy.functions import CeilToInt, IntTrueDiv
 
 import pitome_fx
 from pitome_fx import PitomeWarning
 from pitome_fx.options import Options
+from pitome_fx.passes.whole import without_floats
 from pitome_fx.testing import run_recorded, simulate
 from tests.support.models import Case, randomised
 from tests.support.oracle import assert_close, assert_same_form
@@ -155,3 +159,12 @@ def test_a_number_of_tokens_that_values_decide_is_refused() -> None:
     with pytest.warns(PitomeWarning, match="depends on values of the inputs"):
         same = pitome_fx.transform(program, ratio=0.8)
     assert same is program
+
+
+def test_a_quotient_rounded_up_has_no_negative_operand() -> None:
+    """Engines divide integers towards zero, and would have other sizes."""
+    n = sympy.Symbol("n", positive=True, integer=True)
+    size = ShapeEnv().create_symintnode(CeilToInt(IntTrueDiv(n, sympy.Integer(2))), hint=4)
+    found = without_floats(size).node.expr
+    assert not any(term.could_extract_minus_sign() for term in found.atoms(sympy.Mul, sympy.Number))
+    assert [found.subs(n, i) for i in range(1, 10)] == [math.ceil(i / 2) for i in range(1, 10)]

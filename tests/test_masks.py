@@ -159,6 +159,13 @@ def test_a_bias_merges_alike_in_every_spelling(name: str) -> None:
             assert_close(transformed(case, ratio=0.8)(*case.args), wanted, 1e-9)
 
 
+def test_a_mask_that_hides_nothing_costs_nothing() -> None:
+    graph = transformed(masked("sdpa", lambda m: torch.ones(N, N, dtype=torch.bool)), ratio=0.8)
+    assert not graph.graph.find_nodes(
+        op="call_function", target=torch.ops.pitome.group_logsumexp.default
+    )
+
+
 def test_cross_attention_is_refused() -> None:
     layer = nn.TransformerDecoderLayer(24, 3, 48, batch_first=True).eval()
     report = pitome_fx.explain(

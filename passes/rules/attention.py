@@ -22,7 +22,7 @@ from pitome_fx.passes.moves import logsumexp_keys, pick, project, spread
 from pitome_fx.passes.rule import Lift, rule
 from pitome_fx.passes.rules.normalise import is_blank
 from pitome_fx.passes.step import Step
-from pitome_fx.passes.treatment import How, Treatment
+from pitome_fx.passes.treatment import MEAN, How, Treatment
 
 aten = torch.ops.aten
 
@@ -102,11 +102,11 @@ def _bias(
     if waived and log_size is not None:
         step.note_unweighted(scores[-1])
     shown = None if waived else log_size
-    if mask is None or step.treatment(mask).how is How.NOTHING:
+    treatment = MEAN if mask is None else step.treatment(mask)
+    if mask is None or treatment.how is How.NOTHING:
         return None if shown is None else shown.type_as(q.data), None
     if mask.origin is None or (mask.tainted and not _is_on_dense_keys(mask, scores)):
         raise Lift("the attention mask is computed from merged tokens")
-    treatment = step.treatment(mask)
     mask = _query_rows(step, mask, treatment, scores)
     if log_size is None:
         return mask.data, None

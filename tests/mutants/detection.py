@@ -69,8 +69,8 @@ MUTANTS = [
     Mutant(
         "a group's weight is read as each member's",
         "passes/biases.py",
-        "in_one = site.node.target == SDPA",
-        "in_one = True",
+        "carried = _carried_until_summed(mask.consumer)",
+        "carried = frozenset[Node]()",
         BIASES,
     ),
     Mutant(
