@@ -35,6 +35,9 @@ ANY = Range(-math.inf, math.inf)
 
 UNSURE, TRUE, FALSE = Range(0, 1), Range(1, 1), Range(0, 0)
 
+HERE = torch.device("cpu")
+"""Where constants are computed, whichever device the program or its user has chosen."""
+
 SIZED = (torch.int64, torch.float64)
 """Dtypes that hold every number made of sizes: narrower ones wrap round, or round up."""
 
@@ -144,7 +147,7 @@ def _held(x: Range, dtype: torch.dtype) -> Range:
     if dtype.is_floating_point:
         if sizes:
             return x
-        return Range(*torch.tensor(x, dtype=torch.float64, device="cpu").to(dtype).tolist())
+        return Range(*torch.tensor(x, dtype=torch.float64, device=HERE).to(dtype).tolist())
     limits = torch.iinfo(dtype)
     ends = [
         end if isinstance(end, torch.SymInt) or not math.isfinite(end) else int(end) for end in x

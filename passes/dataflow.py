@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
 from torch.fx import Node
 
 from pitome_fx.passes.axes import divided, hint, same_size
-from pitome_fx.passes.bounds import Bounds
+from pitome_fx.passes.bounds import HERE, Bounds
 from pitome_fx.passes.operands import SAME_VALUES, value_operands
 from pitome_fx.passes.rule import is_tagged_pointwise
 
@@ -43,9 +43,6 @@ CONSTANT_FILL = (
     "new_full",
 )
 REGROUPING = ("view", "reshape", "squeeze", "flatten", "unflatten")
-
-HERE = torch.device("cpu")
-"""Where constants are computed, whichever device the program or its user has chosen."""
 
 
 @dataclass

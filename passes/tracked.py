@@ -13,7 +13,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode, get_proxy_slot, s
 from torch.utils._sympy.interp import sympy_interp
 from torch.utils._sympy.reference import PythonReferenceAnalysis
 
-from pitome_fx.passes.whole import without_floats
+from pitome_fx.passes.whole import Size, without_floats
 
 SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
 
@@ -29,7 +29,7 @@ def equate(recorded: Any, size: Any) -> None:
             set_proxy_slot(recorded, mode.tracer, slot)
 
 
-def tracked(size: int | torch.SymInt) -> int | torch.SymInt:
+def tracked(size: Size) -> Size:
     """The size; where the trace does not know it, computed from the symbols that it does know.
 
     PyTorch does so too, but for quotients and for products of three (``get_proxy_slot``).
@@ -45,5 +45,5 @@ def tracked(size: int | torch.SymInt) -> int | torch.SymInt:
     if not known.keys() >= expression.free_symbols:
         return size
     symbols = {symbol: known[symbol].value for symbol in expression.free_symbols}
-    found: int | torch.SymInt = sympy_interp(PythonReferenceAnalysis, symbols, expression)
+    found: Size = sympy_interp(PythonReferenceAnalysis, symbols, expression)
     return found

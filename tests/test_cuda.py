@@ -5,6 +5,7 @@ The laws themselves hold on any device: ``make cuda`` runs them there too.
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -83,7 +84,7 @@ def test_the_gpu_decides_as_the_cpu_does(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead", "max-autotune-no-cudagraphs"])
 @pytest.mark.parametrize("name", ["vit", "bert"])
 def test_inductor_computes_what_is_simulated(name: str, mode: str) -> None:
     case = on_gpu(CASES[name]())
@@ -187,6 +188,7 @@ def test_training_under_autocast(lowering: str) -> None:
     # Neighbours are copies, which ToMe compares; of 24 tokens 20 are left.
     merged = compiled(model, ratio=0.83, algorithm="tome", blocks=[0], lowering=lowering)
     found = gradient(merged, True)
+    assert all(bool(x.isfinite().all()) for x in found)
     rounding = max(map(distance, dense, exact))
     assert max(map(distance, found, exact)) <= 4 * rounding
 
@@ -224,15 +226,21 @@ def test_ahead_of_time(form: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_packaged_by_aot_inductor(tmp_path: Path) -> None:
-    """Where torch can load the package of a dense model on this GPU."""
+@pytest.mark.parametrize("form", ["aten", "portable"])
+def test_packaged_by_aot_inductor(form: str, tmp_path: Path) -> None:
+    """Wherever torch can load the package of a dense model.
+
+    On an H100 with torch 2.11, doing that ends Python with a segmentation fault.
+    """
     script = tmp_path / "dense.py"
     script.write_text(PACKAGED_DENSE.format(tmp_path / "dense.pt2"))
-    if subprocess.run([sys.executable, str(script)], capture_output=True).returncode != 0:
-        pytest.skip("torch cannot load what AOTInductor makes of a linear layer here")
+    dense = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
+    if dense.returncode == -signal.SIGSEGV:
+        pytest.skip("torch crashes when it loads what AOTInductor makes of a linear layer")
+    assert dense.returncode == 0, dense.stderr
     case = on_gpu(by_hand(pool="none", depth=2))
     program = torch.export.export(case.model, case.args)
-    merged = pitome_fx.transform(program, ratio=0.8, strict=True)
+    merged = pitome_fx.transform(program, ratio=0.8, strict=True, form=form)
     with torch.no_grad():
         wanted = transformed(case, ratio=0.8)(*case.args)
         package = torch._inductor.aoti_compile_and_package(

@@ -165,17 +165,22 @@ def draw_row(count: int, groups: int, generator: torch.Generator) -> tuple[Tenso
     return kept, moved, torch.randint(0, groups, (count - groups,), generator=generator)
 
 
+def labelled(labelling: Replay, after: Callable[[Replay, Node, Any], Any]) -> Replay:
+    """A replay of what was labelled, of a program in which no attention was looked for."""
+    graph = labelling.graph
+    treatments = treat(graph.graph, [], Masks({}, frozenset()), [])
+    return Replay(graph, frozenset(), labelling.labels, after=after, treatments=treatments)
+
+
 def replay_with(
     labelling: Replay, tensors: Sequence[Tensor], which: int, groups: Groups
 ) -> tuple[Replay, Any]:
     """Replay what was labelled in eager, with one input merged."""
-    graph = labelling.graph
-    treatments = treat(graph.graph, [], Masks({}, frozenset()), [])
-    holder = graph.graph.find_nodes(op="placeholder")[which]
+    holder = labelling.graph.graph.find_nodes(op="placeholder")[which]
 
     def merge(replay: Replay, node: Node, value: Any) -> Any:
         return groups.tokens(value) if node is holder else value
 
-    replay = Replay(graph, frozenset(), labelling.labels, after=merge, treatments=treatments)
+    replay = labelled(labelling, merge)
     torch.manual_seed(0)
     return replay, replay.run(*tensors)

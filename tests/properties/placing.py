@@ -17,7 +17,7 @@ from pitome_fx.passes.pipeline import Outcome
 from tests.properties.build import build
 from tests.properties.description import Options, Program
 from tests.properties.laws import metadata
-from tests.properties.trial import Flat, Trial, captured, rewritten, tried
+from tests.properties.trial import Flat, Trial, rewritten, tried
 
 ELSEWHERE = torch.device("meta")
 
@@ -35,18 +35,18 @@ def placed(program: Program, options: Options) -> Trial:
     """(p) the same is merged of a program elsewhere, and under another default device."""
     flat = Flat(*build(program))
     outcome = rewritten(flat, options)
-    there = Elsewhere(flat.module, flat.inputs)
+    elsewhere = rewritten(Elsewhere(flat.module, flat.inputs), options)
     with ELSEWHERE:
         by_default = rewritten(flat, options, outcome.program)
     if outcome.rewritten is None:
         assert by_default.rewritten is None
-        assert rewritten(there, options, captured(there)).rewritten is None
+        assert elsewhere.rewritten is None
         return replace(tried(outcome, flat), waived="nothing merges")
     assert by_default.rewritten is not None
     values, wanted = (metadata(x.rewritten.graph).values() for x in (by_default, outcome))
     assert list(values) == list(wanted)
     # Ops that only restore strides are left out: those of a convolution depend on its device.
-    assert events(rewritten(there, options, captured(there))) == events(outcome)
+    assert events(elsewhere) == events(outcome)
     return tried(outcome, flat)
 
 

@@ -18,12 +18,11 @@ from pitome_fx.groups import mean_over_groups
 from pitome_fx.passes import rules  # noqa: F401  (registers every rule)
 from pitome_fx.passes.axes import Atom, TokenTensor
 from pitome_fx.passes.capture import Program, capture
-from pitome_fx.passes.masks import Masks
 from pitome_fx.passes.replay import Replay
 from pitome_fx.passes.rule import registered
 from pitome_fx.passes.spaces import merged_space
-from pitome_fx.passes.treat import treat
 from tests.properties import share
+from tests.properties.anywhere import labelled
 from tests.properties.op_cases import OP_CASES
 from tests.properties.rule_cases import CASES, Case
 
@@ -123,10 +122,7 @@ def replay_merged(
     def merge_first(replay: Replay, node: torch.fx.Node, value: Any) -> Any:
         return merged_input(value, drawn) if node is first else value
 
-    treatments = treat(program.graph.graph, [], Masks({}, frozenset()), [])
-    replay = Replay(
-        program.graph, frozenset(), labelling.labels, after=merge_first, treatments=treatments
-    )
+    replay = labelled(labelling, merge_first)
     return replay, replay.run(x, *operands)
 
 

@@ -170,7 +170,7 @@ ENTRIES = [
     fixed(
         window(
             "swin_tiny_patch4_window7_224",
-            f"2 of 4: structured attention mask; {WINDOWS}",
+            SWIN,
             56,
             window_size=7,
             **FEW_STAGES | {"img_size": 56},
@@ -179,7 +179,7 @@ ENTRIES = [
     fixed(
         window(
             "swinv2_tiny_window8_256",
-            f"2 of 4: structured attention mask; {WINDOWS}",
+            SWIN,
             window_size=8,
             **FEW_STAGES,
         )
@@ -187,7 +187,7 @@ ENTRIES = [
     fixed(
         window(
             "swinv2_cr_tiny_224",
-            f"2 of 4: structured attention mask; {WINDOWS}",
+            SWIN,
             window_size=8,
             **FEW_STAGES,
         )
