@@ -14,17 +14,19 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from pitome_fx.passes.masks import FUSING, MaskKind, Masks
+from pitome_fx.passes.axes import Atom, Axis, Dim
+from pitome_fx.passes.masks import MaskKind, Masks
 from pitome_fx.passes.meetings import FILLING
 from pitome_fx.passes.operands import value_operands
 from pitome_fx.passes.products import arguments, product_of
+from pitome_fx.passes.relabel import Relabelling
+from pitome_fx.passes.rule import moves_elements
 from pitome_fx.passes.scores import ALIKE, LOG_SOFTMAX, SCALING, SDPA, SOFTMAX
 from pitome_fx.passes.sites import Site
 
 aten = torch.ops.aten
 
 WEIGHING = (*SOFTMAX, aten.exp.default)
-MOVING = (aten.permute.default, aten.transpose.int, aten.mT.default)
 ADDING = (aten.add.Tensor, aten.sub.Tensor)
 
 
@@ -42,13 +44,13 @@ def exact_biases(sites: Sequence[Site], masks: Masks) -> dict[tuple[Node, Node],
         adding = [mask for mask in site.masks if mask.adds]
         learned = [m for m in adding if masks.kind_of(m) is MaskKind.BIAS]
         for mask in [*learned, *adding][:1]:
-            carried = _carried_until_summed(mask.consumer)
+            carried = _carried_until_summed(mask.consumer, masks.variation.relabelling)
             if carried is not None:
                 found[mask.consumer, mask.node] = carried
     return found
 
 
-def _carried_until_summed(addition: Node) -> frozenset[Node] | None:
+def _carried_until_summed(addition: Node, relabelling: Relabelling) -> frozenset[Node] | None:
     """What has a value for each key, after a bias was added here.
 
     None where the weights of the keys are not only ever summed over keys.
@@ -72,7 +74,7 @@ def _carried_until_summed(addition: Node) -> frozenset[Node] | None:
             if not weighs and _leaves_no_key(user, per_key[node], peaks):
                 continue
             follow = _after_softmax if weighs else _before_softmax
-            place = follow(user, node, per_key[node])
+            place = follow(user, node, per_key[node], relabelling)
             weighs = weighs or user.target in WEIGHING
             if place is None:
                 return None
@@ -102,7 +104,7 @@ def _leaves_no_key(user: Node, place: int, peaks: set[Node]) -> bool:
     return is_peak
 
 
-def _before_softmax(user: Node, node: Node, place: int) -> int | None:
+def _before_softmax(user: Node, node: Node, place: int, relabelling: Relabelling) -> int | None:
     """Where the keys are in what is computed from scores, None if they are not just shifted."""
     if user.target in (*SOFTMAX, *LOG_SOFTMAX):
         dim, rank = arguments(user)["dim"], user.meta["val"].dim()
@@ -111,7 +113,7 @@ def _before_softmax(user: Node, node: Node, place: int) -> int | None:
         return place
     if user.target in ADDING:
         return place if _shifts(user, node) else None
-    return _rearranged(user, node, place)
+    return _rearranged(user, node, place, relabelling)
 
 
 def _shifts(addition: Node, scores: Node) -> bool:
@@ -122,38 +124,35 @@ def _shifts(addition: Node, scores: Node) -> bool:
     return addition.target == aten.add.Tensor or first is scores
 
 
-def _after_softmax(user: Node, node: Node, place: int) -> int | None:
+def _after_softmax(user: Node, node: Node, place: int, relabelling: Relabelling) -> int | None:
     """Where the keys are in what is linear in weights, None if it is not."""
     if user.target in ADDING or user.target in SCALING:
         return place
     if user.target == aten.linear.default:
         # Heads are mixed in the last dimension.
         return place if place != -1 and user.args[0] is node else None
-    return _rearranged(user, node, place)
+    return _rearranged(user, node, place, relabelling)
 
 
-def _rearranged(user: Node, node: Node, place: int) -> int | None:
-    """The same values elsewhere, or some of them filled."""
+def _rearranged(user: Node, node: Node, place: int, relabelling: Relabelling) -> int | None:
+    """Where the keys are among the same values elsewhere, or of which some are filled."""
     if user.target in ALIKE or user.target in FILLING:
         return place
-    if user.target in MOVING:
-        return _moved(user, place)
-    if user.target in FUSING and place == -1:
-        return place if user.meta["val"].shape[-1] == node.meta["val"].shape[-1] else None
-    return None
+    return _moved(user, node, place, relabelling) if moves_elements(user.target) else None
 
 
-def _moved(user: Node, place: int) -> int:
-    """Where a permutation puts a dimension."""
-    args: Any = user.args
-    rank = user.meta["val"].dim()
-    order = list(range(rank))
-    if user.target == aten.permute.default:
-        order = [d % rank for d in args[1]]
-    else:
-        a, b = args[1:] or (-1, -2)
-        order[a], order[b] = order[b], order[a]
-    return order.index(place % rank) - rank
+def _moved(user: Node, node: Node, place: int, relabelling: Relabelling) -> int | None:
+    """Where an op puts a dimension, None where it is not all of it or not alone."""
+    keys = (Atom(Axis(node.meta["val"].shape[place])),)
+
+    def naming(operand: Node, dims: tuple[Dim, ...]) -> tuple[Dim, ...]:
+        own = [tuple(Atom(Axis(atom.axis.size)) for atom in dim) for dim in dims]
+        if operand is node:
+            own[place] = keys
+        return tuple(own)
+
+    dims = relabelling.dims(user, naming) or ()
+    return dims.index(keys) - len(dims) if keys in dims else None
 
 
 def _sums(user: Node, node: Node, place: int) -> bool:

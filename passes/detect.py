@@ -30,6 +30,7 @@ from pitome_fx.passes.sites import Site
 from pitome_fx.passes.stream import merge_point, reachable
 from pitome_fx.passes.treat import treat
 from pitome_fx.passes.treatment import Treatments
+from pitome_fx.passes.variation import Variation
 
 aten = torch.ops.aten
 
@@ -106,11 +107,13 @@ def detect(program: Program, protect: int | None) -> Detection:
         protect: number of leading tokens never to merge; None to find protected tokens.
     """
     written = written_by(program.writes, program.graph.graph.nodes)
-    masks = Masks(program.parameters, program.constants, Dataflow(written))
     constant = _constant_nodes(program, written)
     replay = Replay(program.graph, constant)
     replay.run(*program.inputs)
     labels = replay.labels
+    dataflow = Dataflow(written)
+    variation = Variation(replay, dataflow)
+    masks = Masks(program.parameters, program.constants, dataflow, variation)
     order = {node: i for i, node in enumerate(program.graph.graph.nodes)}
     blocks: list[Block] = []
     refusals: dict[Site, str] = {}

@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from pitome_fx.passes.axes import Dim, same_size
 from pitome_fx.passes.dataflow import Dataflow, is_float, is_one, is_tensor, rank_of
 from pitome_fx.passes.operands import SAME_VALUES, value_operands
+from pitome_fx.passes.variation import Variation
 
 aten = torch.ops.aten
 
@@ -131,11 +132,13 @@ class Masks:
         parameters: placeholders that hold parameters, with their present values.
         constants: placeholders that hold parameters or buffers.
         dataflow: what is known of the graph's values.
+        variation: along which dimensions they differ.
     """
 
     parameters: Mapping[Node, Tensor]
     constants: frozenset[Node]
-    dataflow: Dataflow = field(default_factory=Dataflow)
+    dataflow: Dataflow
+    variation: Variation
     _kinds: dict[Mask, MaskKind] = field(default_factory=dict)
     _learned: dict[Node, bool] = field(default_factory=dict)
 
@@ -166,7 +169,7 @@ class Masks:
 
     def differs_between_queries(self, mask: Node, queries: int = -2) -> bool:
         """May two queries, in a dimension counted from the end, see the mask differently?"""
-        return self.dataflow.varies_along(mask, queries)
+        return self.variation.along(mask, queries)
 
     def padding_part(self, mask: Mask, fused_heads: bool = False) -> Mask | None:
         """The part of a mask that is the same for every query and head, None if it has none.
@@ -206,16 +209,13 @@ class Masks:
 
     def _differs_between_heads(self, mask: Node, fused_heads: bool) -> bool:
         """May two heads see the mask differently?"""
-        if rank_of(mask) < 3 or is_one(mask.meta["val"].shape[-3]):
+        if rank_of(mask) < 3:
             return False
-        if not fused_heads or rank_of(mask) > 3:
-            return rank_of(mask) > 3 and self.dataflow.varies_along(mask, -3)
-        source = mask.args[0] if mask.args else None
-        unfused = isinstance(source, Node) and rank_of(source) == rank_of(mask) + 1
-        if mask.target in FUSING and unfused:
-            assert isinstance(source, Node)
-            return self.dataflow.varies_along(source, -3)
-        return True
+        lead = self.variation.of(mask)[-3]
+        if fused_heads and rank_of(mask) == 3:
+            # The batch comes first. One axis for both tells nothing of the heads alone.
+            return any(lead[1:] or lead)
+        return rank_of(mask) > 3 and any(lead)
 
     def _is_bias(self, node: Node) -> bool:
         """Is it a sum of learned or known values and of parts that are the same for every query?"""

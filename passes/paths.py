@@ -1,19 +1,13 @@
 """Identity paths: where every token of a tensor still is a token of its own after an op.
 
 What an op hands on is asked of its rule, by giving one operand axes of a new name and looking for
-them in the result. So there is no list of ops here: a sum hands on what both summands hold, a
-reshape whatever it regroups, a product everything but what it sums over.
+them in the result.
 """
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable
-from dataclasses import replace
-from typing import Any
 
-import torch
-import torch.utils._pytree as pytree
 from torch.fx import Node
 
 from pitome_fx.passes.axes import (
@@ -21,16 +15,14 @@ from pitome_fx.passes.axes import (
     Axis,
     Dim,
     Size,
-    TokenTensor,
     amounts,
     same_size,
 )
 from pitome_fx.passes.dataflow import is_tensor
 from pitome_fx.passes.flops import COSTLY
 from pitome_fx.passes.operands import value_operands
+from pitome_fx.passes.relabel import Relabelling, op_of
 from pitome_fx.passes.replay import Replay
-from pitome_fx.passes.rule import Lift, rule_for
-from pitome_fx.passes.step import Step
 
 
 class Paths:
@@ -41,10 +33,8 @@ class Paths:
     """
 
     def __init__(self, replay: Replay) -> None:
-        self.env = replay.env
         self.labels = replay.labels
-        # Rules name what they make: these names are not the labels'.
-        self._apart = Replay(replay.graph, replay.constant)
+        self._relabelling = Relabelling(replay)
         self._known: dict[tuple[Node, Node], frozenset[Axis]] = {}
 
     def dims(self, node: Node) -> tuple[Dim, ...]:
@@ -53,7 +43,7 @@ class Paths:
 
     def operands(self, node: Node) -> list[Node]:
         """The tensors that a value is made of; one of several results is made of all operands."""
-        return [n for n in value_operands(_op_of(node)) if is_tensor(n)]
+        return [n for n in value_operands(op_of(node)) if is_tensor(n)]
 
     def carries(self, node: Node, tokens: Dim) -> bool:
         """Has the value these tokens, each once, be it in one dimension or regrouped?"""
@@ -112,7 +102,13 @@ class Paths:
 
     def _survivors(self, node: Node, source: Node) -> frozenset[Axis]:
         names: dict[Axis, Axis] = {}
-        found = amounts(self._result(node, source, names))
+        others: dict[Axis, Axis] = {}
+
+        def naming(operand: Node, dims: tuple[Dim, ...]) -> tuple[Dim, ...]:
+            is_source = operand is source
+            return _renamed(dims, names if is_source else others, weak=not is_source)
+
+        found = amounts(self._relabelling.dims(node, naming) or ())
         held: dict[Axis, Size] = {}
         for dim in self.dims(source):
             for atom in dim:
@@ -122,38 +118,6 @@ class Paths:
             for axis, size in held.items()
             if axis in names and names[axis] in found and same_size(found[names[axis]], size)
         )
-
-    def _result(self, node: Node, source: Node, names: dict[Axis, Axis]) -> tuple[Dim, ...]:
-        """The dimensions of the node's value if those of one operand had other names."""
-        op = _op_of(node)
-        others: dict[Axis, Axis] = {}
-        rule = rule_for(op.target)
-        if op.op != "call_function" or rule is None:
-            return ()
-
-        def operand(n: Node) -> Any:
-            def renamed(x: TokenTensor) -> TokenTensor:
-                dims = _renamed(x.dims, names if n is source else others, weak=n is not source)
-                return replace(x, dims=dims)
-
-            return pytree.tree_map_only(TokenTensor, renamed, self.env[n])
-
-        args, kwargs = torch.fx.node.map_arg((op.args, dict(op.kwargs)), operand)
-        try:
-            value = rule(Step(self._apart, op), *args, **kwargs)
-        except Lift:
-            return ()
-        if op is not node:
-            index: Any = node.args[1]
-            value = value[index]
-        return value.dims if isinstance(value, TokenTensor) else ()
-
-
-def _op_of(node: Node) -> Node:
-    """The op that yields a value, which may be one of its several results."""
-    source = node.args[0] if node.target is operator.getitem else node
-    assert isinstance(source, Node)
-    return source
 
 
 def _renamed(dims: Iterable[Dim], names: dict[Axis, Axis], *, weak: bool) -> tuple[Dim, ...]:

@@ -22,17 +22,24 @@ class Lift(Exception):
 
 
 _RULES: dict[Any, Rule] = {}
+_MOVING: set[Any] = set()
 _POINTWISE: list[Rule] = []
 
 
-def rule(*ops: OpOverload | OpOverloadPacket) -> Callable[[Rule], Rule]:
-    """Register a token rule for ops (for a packet: all its overloads that mutate nothing)."""
+def rule(*ops: OpOverload | OpOverloadPacket, moves: bool = False) -> Callable[[Rule], Rule]:
+    """Register a token rule for ops (for a packet: all its overloads that mutate nothing).
+
+    Args:
+        moves: whether every element of a result is one of the first operand's, unchanged.
+    """
 
     def add(function: Rule) -> Rule:
         for overload in pure_overloads(*ops):
             if overload in _RULES:
                 raise ValueError(f"two rules for {overload}")
             _RULES[overload] = function
+            if moves:
+                _MOVING.add(overload)
         return function
 
     return add
@@ -49,6 +56,11 @@ def rule_for(target: Any) -> Rule | None:
     if target in _RULES:
         return _RULES[target]
     return _POINTWISE[0] if is_tagged_pointwise(target) else None
+
+
+def moves_elements(target: Any) -> bool:
+    """Is every element of its result one of the first operand's, unchanged?"""
+    return target in _MOVING
 
 
 def is_tagged_pointwise(target: Any) -> bool:

@@ -38,7 +38,7 @@ def cast(step: Step, x: TokenTensor, other: TokenTensor, *args: Any, **kwargs: A
     return TokenTensor(step(x, other, *args, **kwargs), x.dims)
 
 
-@rule(*RESHAPES)
+@rule(*RESHAPES, moves=True)
 def view_as(step: Step, x: TokenTensor, other: TokenTensor) -> TokenTensor:
     """The shape of the other tensor in the dense program, with the token counts of x."""
     dims = refactor(step, x, step.value.shape)
@@ -51,7 +51,7 @@ def view_as(step: Step, x: TokenTensor, other: TokenTensor) -> TokenTensor:
     return TokenTensor(step.run(aten.reshape.default, x, sizes), dims)
 
 
-@rule(aten.expand_as)
+@rule(aten.expand_as, moves=True)
 def expand_as(step: Step, x: TokenTensor, other: TokenTensor) -> TokenTensor:
     """x, repeated along the dimensions of the other tensor that it has not."""
     dims = _grown(x, other.dims)

@@ -24,7 +24,7 @@ from pitome_fx.passes.step import Step
 aten = torch.ops.aten
 
 
-@rule(aten.view.default, aten.reshape, aten._unsafe_view)
+@rule(aten.view.default, aten.reshape, aten._unsafe_view, moves=True)
 def view(step: Step, x: TokenTensor, shape: Sequence[Size]) -> TokenTensor:
     """The literals of dimensions that carry merged tokens become their present lengths."""
     dims = refactor(step, x, step.value.shape)
@@ -35,13 +35,13 @@ def view(step: Step, x: TokenTensor, shape: Sequence[Size]) -> TokenTensor:
     return TokenTensor(step.run(aten.reshape.default, x, sizes), dims)
 
 
-@rule(aten.flatten.using_ints)
+@rule(aten.flatten.using_ints, moves=True)
 def flatten(step: Step, x: TokenTensor, start_dim: int = 0, end_dim: int = -1) -> TokenTensor:
     """Start and end say it all: no literal to replace."""
     return TokenTensor(step(x, start_dim, end_dim), refactor(step, x, step.value.shape))
 
 
-@rule(aten.unflatten.int)
+@rule(aten.unflatten.int, moves=True)
 def unflatten(step: Step, x: TokenTensor, dim: int, sizes: Sequence[Size]) -> TokenTensor:
     """Like view, on one dimension."""
     dims = refactor(step, x, step.value.shape)
@@ -55,7 +55,7 @@ def unflatten(step: Step, x: TokenTensor, dim: int, sizes: Sequence[Size]) -> To
     return TokenTensor(step(x, dim, new), dims)
 
 
-@rule(aten.squeeze)
+@rule(aten.squeeze, moves=True)
 def squeeze(step: Step, x: TokenTensor, *dim: Any) -> TokenTensor:
     """Only dimensions that have size 1 in the dense program go, not tokens in a single group."""
     dims = refactor(step, x, step.value.shape)
@@ -64,7 +64,7 @@ def squeeze(step: Step, x: TokenTensor, *dim: Any) -> TokenTensor:
     return TokenTensor(step.run(aten.reshape.default, x, [length(d) for d in dims]), dims)
 
 
-@rule(aten.unsqueeze)
+@rule(aten.unsqueeze, moves=True)
 def unsqueeze(step: Step, x: TokenTensor, dim: int) -> TokenTensor:
     """One more dimension of size 1."""
     return TokenTensor(step(x, dim), refactor(step, x, step.value.shape))
@@ -117,13 +117,13 @@ def _take(atoms: list[Atom], size: Size) -> list[Atom] | None:
     return taken
 
 
-@rule(aten.permute)
+@rule(aten.permute, moves=True)
 def permute(step: Step, x: TokenTensor, dims: Sequence[int]) -> TokenTensor:
     """Dimensions move with their axes."""
     return TokenTensor(step(x, dims), tuple(x.dims[d] for d in dims))
 
 
-@rule(aten.transpose.int, aten.swapaxes, aten.swapdims)
+@rule(aten.transpose.int, aten.swapaxes, aten.swapdims, moves=True)
 def transpose(step: Step, x: TokenTensor, dim0: int, dim1: int) -> TokenTensor:
     """Two dimensions change places."""
     dims = list(x.dims)
@@ -131,7 +131,7 @@ def transpose(step: Step, x: TokenTensor, dim0: int, dim1: int) -> TokenTensor:
     return TokenTensor(step(x, dim0, dim1), tuple(dims))
 
 
-@rule(aten.t.default, aten.numpy_T.default, aten.mT.default)
+@rule(aten.t.default, aten.numpy_T.default, aten.mT.default, moves=True)
 def matrix_transpose(step: Step, x: TokenTensor) -> TokenTensor:
     """The last two dimensions (of a matrix: all) change places."""
     if len(x.dims) > 2 and step.node.target is aten.numpy_T.default:
@@ -139,7 +139,7 @@ def matrix_transpose(step: Step, x: TokenTensor) -> TokenTensor:
     return TokenTensor(step(x), (*x.dims[:-2], *x.dims[-2:][::-1]))
 
 
-@rule(aten.movedim.int, aten.movedim.intlist)
+@rule(aten.movedim.int, aten.movedim.intlist, moves=True)
 def movedim(step: Step, x: TokenTensor, source: Any, destination: Any) -> TokenTensor:
     """Dimensions move with their axes."""
     rank = len(x.dims)
@@ -151,7 +151,7 @@ def movedim(step: Step, x: TokenTensor, source: Any, destination: Any) -> TokenT
     return TokenTensor(step(x, source, destination), tuple(x.dims[d] for d in order))
 
 
-@rule(aten.expand, aten.broadcast_to)
+@rule(aten.expand, aten.broadcast_to, moves=True)
 def expand(step: Step, x: TokenTensor, size: Sequence[Size], **kwargs: Any) -> TokenTensor:
     """Merged dimensions keep their present length; those of size 1 grow into new axes."""
     new = len(size) - len(x.dims)
@@ -174,7 +174,7 @@ def _expanded(step: Step, x: TokenTensor) -> tuple[Dim, ...]:
     )
 
 
-@rule(aten.repeat_interleave.self_int)
+@rule(aten.repeat_interleave.self_int, moves=True)
 def repeat_interleave(
     step: Step, x: TokenTensor, repeats: Size, dim: int | None = None, **kwargs: Any
 ) -> TokenTensor:
@@ -207,7 +207,7 @@ def _contiguous(step: Step, x: TokenTensor) -> TokenTensor:
     return TokenTensor(step.run(aten.contiguous.default, x), x.dims) if x.merged else x
 
 
-@rule(aten.repeat)
+@rule(aten.repeat, moves=True)
 def repeat(step: Step, x: TokenTensor, repeats: Sequence[Size]) -> TokenTensor:
     """Only dimensions repeated once keep their axis."""
     new = len(repeats) - len(x.dims)

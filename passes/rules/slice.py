@@ -28,7 +28,7 @@ from pitome_fx.passes.step import Step
 aten = torch.ops.aten
 
 
-@rule(aten.select.int)
+@rule(aten.select.int, moves=True)
 def select(step: Step, x: TokenTensor, dim: int, index: Size) -> TokenTensor:
     """Of merged tokens, only a protected one can be picked: its place is known."""
     dim %= len(x.dims)
@@ -49,7 +49,7 @@ def _next(index: Size) -> Size:
     return 2**63 - 1 if isinstance(index, int) and index == -1 else index + 1
 
 
-@rule(aten.slice.Tensor)
+@rule(aten.slice.Tensor, moves=True)
 def slice_(
     step: Step,
     x: TokenTensor,
@@ -109,7 +109,7 @@ def _cut(dim: Dim, start: Size, end: Size | None) -> tuple[Atom, Position, Posit
     return dim[0], *cut
 
 
-@rule(aten.unbind.int)
+@rule(aten.unbind.int, moves=True)
 def unbind(step: Step, x: TokenTensor, dim: int = 0) -> list[TokenTensor]:
     """Unbinding another dimension leaves the tokens alone."""
     dim %= len(x.dims)
@@ -125,6 +125,7 @@ def unbind(step: Step, x: TokenTensor, dim: int = 0) -> list[TokenTensor]:
     aten.split_with_sizes,
     aten.chunk,
     aten.tensor_split.sections,
+    moves=True,
 )
 def split(step: Step, x: TokenTensor, how: Any, dim: int = 0) -> list[TokenTensor]:
     """Parts of merged tokens are windows if they are cut at protected positions."""
@@ -175,7 +176,7 @@ def glu(step: Step, x: TokenTensor, dim: int = -1) -> TokenTensor:
     return TokenTensor(step(x, dim), (*x.dims[:dim], half, *x.dims[dim + 1 :]))
 
 
-@rule(aten.narrow.default)
+@rule(aten.narrow.default, moves=True)
 def narrow(step: Step, x: TokenTensor, dim: int, start: Size, length: Size) -> TokenTensor:
     """A slice by start and length."""
     dim %= len(x.dims)

@@ -27,7 +27,7 @@ MUTANTS = [
     Mutant(
         "any mask is the same for every query",
         "passes/masks.py",
-        "return self.dataflow.varies_along(mask, queries)",
+        "return self.variation.along(mask, queries)",
         "return False",
         MASKS,
     ),
@@ -69,7 +69,7 @@ MUTANTS = [
     Mutant(
         "a group's weight is read as each member's",
         "passes/biases.py",
-        "carried = _carried_until_summed(mask.consumer)",
+        "carried = _carried_until_summed(mask.consumer, masks.variation.relabelling)",
         "carried = frozenset[Node]()",
         BIASES,
     ),

@@ -16,10 +16,12 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from pitome_fx.passes import rules  # noqa: F401  (registers every rule)
 from pitome_fx.passes.axes import Atom, TokenTensor
 from pitome_fx.passes.capture import Program, capture
+from pitome_fx.passes.dataflow import Dataflow
 from pitome_fx.passes.masks import Masks
 from pitome_fx.passes.replay import Replay
 from pitome_fx.passes.spaces import TokenSpace, merged_space
 from pitome_fx.passes.treat import treat
+from pitome_fx.passes.variation import Variation
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,9 @@ def draw_row(count: int, groups: int, generator: torch.Generator) -> tuple[Tenso
 def labelled(labelling: Replay, after: Callable[[Replay, Node, Any], Any]) -> Replay:
     """A replay of what was labelled, of a program in which no attention was looked for."""
     graph = labelling.graph
-    treatments = treat(graph.graph, [], Masks({}, frozenset()), [])
+    dataflow = Dataflow()
+    masks = Masks({}, frozenset(), dataflow, Variation(labelling, dataflow))
+    treatments = treat(graph.graph, [], masks, [])
     return Replay(graph, frozenset(), labelling.labels, after=after, treatments=treatments)
 
 
