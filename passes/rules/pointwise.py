@@ -23,6 +23,7 @@ aten = torch.ops.aten
     aten.where.self,
     aten.where.ScalarSelf,
     aten.where.ScalarOther,
+    aten.where.Scalar,
     aten.__and__.Tensor,
     aten.__and__.Scalar,
     aten.__or__.Tensor,

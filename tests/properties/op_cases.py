@@ -121,6 +121,7 @@ POINTWISE = {
     **each([aten.masked_fill.Tensor], lambda op, x: op(x, x > 0, x.new_ones(()))),
     **each([aten.where.ScalarOther], lambda op, x: op(x > 0, x, 0.5)),
     **each([aten.where.ScalarSelf], lambda op, x: op(x > 0, 0.5, x)),
+    **each([aten.where.Scalar], lambda op, x: op(x > 0, 0.5, -2.0) * x),
     **each([aten.to.device], lambda op, x: op(x, x.device, torch.float32)),
     **each([aten.to.dtype_layout], lambda op, x: op(x, dtype=torch.float32)),
     **each([aten.new_zeros.default, aten.new_empty.default], lambda op, x: x + 0 * _new(op, x)),
