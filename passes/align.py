@@ -23,6 +23,7 @@ from pitome_fx.passes.axes import (
 from pitome_fx.passes.dataflow import is_one
 from pitome_fx.passes.moves import mean_exp_keys, pick, project
 from pitome_fx.passes.rule import Lift
+from pitome_fx.passes.spaces import JoinedSpace
 from pitome_fx.passes.step import Step
 from pitome_fx.passes.treatment import How, Treatment
 
@@ -207,7 +208,7 @@ def _members_agree(x: TokenTensor, treatment: Treatment, position: int, target: 
 def keeps_apart(tokens: Dim, padding: int | None) -> bool:
     """Did every merge of these tokens keep the padding of this number apart?"""
     space = tokens[0].space if len(tokens) == 1 else None
-    return space is not None and space.step is not None and padding in space.padding
+    return space is not None and padding in space.padding
 
 
 def with_batch(
@@ -263,9 +264,13 @@ def align_along(
 def is_joined_alike(a: Dim, b: Dim) -> bool:
     """Are both concatenations of the same merged tokens and of as many others, made one by one?"""
     spaces = [dim[0].space if len(dim) == 1 else None for dim in (a, b)]
-    parts = [() if space is None else space.parts for space in spaces]
-    return len(parts[0]) == len(parts[1]) > 0 and all(
-        same_size(m, n) and own is other for (m, own), (n, other) in zip(*parts, strict=True)
+    parts = [space.parts for space in spaces if isinstance(space, JoinedSpace)]
+    return (
+        len(parts) == 2
+        and len(parts[0]) == len(parts[1])
+        and all(
+            same_size(m, n) and own is other for (m, own), (n, other) in zip(*parts, strict=True)
+        )
     )
 
 

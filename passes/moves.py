@@ -1,7 +1,7 @@
 """Moving tensors between token spaces: lift, project, and what both stand on.
 
 Everything acts on one axis of a tensor of any layout: the tensor is brought to rows (B, N, F),
-one ``torch.ops.pitome`` node does the work, and the layout is restored.
+the token space does the work, and the layout is restored.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from pitome_fx.ops import emit
 from pitome_fx.passes.axes import (
     Atom,
     Axis,
@@ -104,8 +103,7 @@ def lift(x: TokenTensor) -> TokenTensor:
         atom = x.dims[place[0]][place[1]]
         assert atom.space is not None
         rows = rows_of(x, place, atom.space.batch)
-        dense = emit("unmerge", rows.data, atom.space.assign)
-        x = rows.restore(dense, Atom(atom.axis))
+        x = rows.restore(atom.space.up(rows.data), Atom(atom.axis))
     return replace(x, tainted=True)
 
 
@@ -125,13 +123,7 @@ def project(x: TokenTensor, dim: int, target: Dim) -> TokenTensor:
 def _project_atom(x: TokenTensor, place: tuple[int, int], space: TokenSpace) -> TokenTensor:
     source = x.dims[place[0]][place[1]].space
     rows = rows_of(x, place, space.batch)
-    data = _real(rows.data)
-    if source is None:
-        data = emit("project", data, space.assign, space.size)
-    else:
-        for before, after in _chain(source, space):
-            assert after.step is not None
-            data = emit("merge", data, before.size, *after.step)
+    data = space.down(_real(rows.data), source)
     return rows.restore(_like(data, rows.data), Atom(space.axis, space))
 
 
@@ -147,24 +139,13 @@ def _like(rows: Tensor, original: Tensor) -> Tensor:
     return torch.view_as_complex(rows.unflatten(2, (-1, 2)).contiguous())
 
 
-def _chain(source: TokenSpace, target: TokenSpace) -> list[tuple[TokenSpace, TokenSpace]]:
-    """The merges that lead from one state to a later one, in order."""
-    steps: list[tuple[TokenSpace, TokenSpace]] = []
-    while target is not source:
-        assert target.parent is not None
-        steps.append((target.parent, target))
-        target = target.parent
-    return steps[::-1]
-
-
 def logsumexp_keys(x: TokenTensor, dim: int, target: Dim) -> TokenTensor:
     """Like ``project`` from the dense state, by log Σ exp over each group (attention bias)."""
     x = x.named(dim, tuple(Atom(atom.axis) for atom in target))
     for a, atom in enumerate(target):
         if atom.space is not None:
             rows = rows_of(x, (dim, a), atom.space.batch)
-            data = emit("group_logsumexp", rows.data, atom.space.assign, atom.space.size)
-            x = rows.restore(data, atom)
+            x = rows.restore(atom.space.log_sum_exp(rows.data), atom)
     return x
 
 
@@ -184,8 +165,7 @@ def pick(x: TokenTensor, dim: int, target: Dim) -> TokenTensor:
     (atom,) = target
     assert atom.space is not None
     rows = rows_of(x.named(dim, (Atom(atom.axis),)), (dim, 0), atom.space.batch)
-    index = atom.space.representative.unsqueeze(-1).expand(-1, -1, rows.data.shape[-1])
-    return rows.restore(rows.data.gather(1, index), atom)
+    return rows.restore(atom.space.members(rows.data), atom)
 
 
 def spread(

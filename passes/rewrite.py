@@ -24,7 +24,7 @@ from pitome_fx.passes.moves import rows_of
 from pitome_fx.passes.plan import Merge, Plan
 from pitome_fx.passes.replay import Replay
 from pitome_fx.passes.rule import Lift
-from pitome_fx.passes.spaces import TokenSpace, merged_space
+from pitome_fx.passes.spaces import MergedSpace, TokenSpace, merged_space
 from pitome_fx.passes.subclasses import restore_calls
 from pitome_fx.passes.tracked import equate
 
@@ -44,7 +44,7 @@ class Merged:
     plan: Merge
     before: Size
     after: Size
-    space: TokenSpace
+    space: MergedSpace
     padding: tuple[Mask, ...]
 
 
@@ -174,7 +174,7 @@ class Merger:
         back = block.back if parent is None else min(block.back, parent.back)
         masks = padding_masks(replay, block)
         padding = present_padding(replay, block, masks, parent)
-        planned, left = merge.counts(_first_count(block, parent))
+        planned, left = merge.counts(block.axis.size if parent is None else parent.first_count)
         k = planned - left
         if isinstance(k, int) and k <= 0:
             self.skipped[block] = f"too few tokens: the amount asked for removes none of {before}"
@@ -218,16 +218,6 @@ def _why_not(
     if any(space is not parent for space in (*x.spaces(), *keys.spaces())):
         return "another axis of these tokens is merged, each item on its own"
     return None
-
-
-def _first_count(block: Block, parent: TokenSpace | None) -> Size:
-    """Tokens before the first merge of the block's axis, some of which may have merged as parts."""
-    if parent is None:
-        return block.axis.size
-    first = parent
-    while first.parent is not None:
-        first = first.parent
-    return first.count if first.step is None else block.axis.size
 
 
 def _in_state(dim: Any, space: TokenSpace | None) -> bool:

@@ -19,7 +19,7 @@ from pitome_fx.passes.masks import MaskUse
 from pitome_fx.passes.operands import value_operands
 from pitome_fx.passes.pipeline import Outcome
 from pitome_fx.passes.rewrite import Merged
-from pitome_fx.passes.spaces import TokenSpace
+from pitome_fx.passes.spaces import JoinedSpace, MergedSpace, TokenSpace, WindowSpace
 from pitome_fx.passes.subclasses import is_called_otherwise, run_as_called
 
 SDPA = torch.ops.aten.scaled_dot_product_attention.default
@@ -93,16 +93,17 @@ class Simulator(Interpreter):
 
     def _groups_of(self, space: TokenSpace) -> Tensor:
         """The group (B, N) of every dense token in a state, numbered from 0."""
-        if space.whole is not None:
+        if isinstance(space, WindowSpace):
             whole, axis = self._groups_of(space.whole), space.axis
             size = whole.shape[1]
             first, last = axis.start.within(size), axis.stop.within(size)
             return whole[:, first:last] - int(axis.start.within(count(whole)))
-        if space.parts:
+        if isinstance(space, JoinedSpace):
             return self._joined(space)
+        assert isinstance(space, MergedSpace)
         return self.groups[space.index]
 
-    def _joined(self, space: TokenSpace) -> Tensor:
+    def _joined(self, space: JoinedSpace) -> Tensor:
         pieces: list[Tensor] = []
         offset = 0
         batch, device = self.groups[0].shape[0], self.groups[0].device
@@ -158,11 +159,12 @@ class Simulator(Interpreter):
 
     def _removed(self, merge: Merged, present: Tensor) -> int:
         """How many of the present groups (B, N) the plan removes."""
-        first = merge.space
-        while first.parent is not None:
+        first: TokenSpace = merge.space
+        while isinstance(first, MergedSpace) and first.parent is not None:
             first = first.parent
         # An axis that is joined of merged tokens begins with fewer of them than it is long.
-        tokens = present.shape[1] if first.step is not None else count(self._groups_of(first))
+        merged = isinstance(first, MergedSpace)
+        tokens = present.shape[1] if merged else count(self._groups_of(first))
         before, after = merge.plan.counts(tokens)
         return int(before - after)
 

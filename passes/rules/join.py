@@ -112,7 +112,7 @@ def _join(parts: list[Dim]) -> Dim | None:
             return None
         position = stop
     start, stop = _extent(atoms[0].axis)[0], _extent(atoms[-1].axis)[1]
-    spaces = {atom.space.whole or atom.space for atom in atoms if atom.space is not None}
+    spaces = {atom.space.uncut for atom in atoms if atom.space is not None}
     if not spaces:
         return (Atom(base.window(start, stop)),)
     if len(spaces) > 1:
@@ -120,7 +120,7 @@ def _join(parts: list[Dim]) -> Dim | None:
     space = spaces.pop()
     if any(a.space is None and not _is_protected(a.axis, space) for a in atoms):
         return None
-    return (space.window(start, stop),)
+    return (Atom(*space.window(start, stop)),)
 
 
 def _base(axis: Axis) -> Axis:

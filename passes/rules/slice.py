@@ -72,7 +72,7 @@ def slice_(
     if is_merged(whole):
         atom, low, high = _cut(whole, start or 0, end)
         assert atom.space is not None
-        part = (atom.space.window(low, high),)
+        part = (Atom(*atom.space.window(low, high)),)
         start, end = low.within(atom.space.count), high.within(atom.space.count)
         return TokenTensor(step(x, dim, start, end), _replaced(x.dims, dim, part))
     cut = _positions(whole[0].axis.size, start or 0, end)
@@ -152,7 +152,7 @@ def _split_merged(step: Step, x: TokenTensor, sizes: list[Size], dim: int) -> li
     for _, start, end in _extents(sizes):
         atom, low, high = _cut(x.dims[dim], start, end)
         assert atom.space is not None
-        part = (atom.space.window(low, high),)
+        part = (Atom(*atom.space.window(low, high)),)
         first, last = low.within(atom.space.count), high.within(atom.space.count)
         data = step.run(aten.slice.Tensor, x, dim, first, last)
         results.append(TokenTensor(data, _replaced(x.dims, dim, part)))

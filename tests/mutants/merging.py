@@ -85,29 +85,29 @@ MUTANTS = [
     Mutant(
         "a window numbers its groups from the whole",
         "passes/spaces.py",
-        "torch.sub(self.assign[:, first:last], low)",
-        "torch.sub(self.assign[:, first:last], 0)",
+        "torch.sub(whole.assign[:, first:last], low)",
+        "torch.sub(whole.assign[:, first:last], 0)",
         law_of("drop the first"),
     ),
     Mutant(
         "a later merge forgets the earlier one",
         "passes/spaces.py",
-        "return last if parent is None else last.gather(1, parent.assign)",
-        "return last if parent is None else parent.assign",
+        "assign if parent is None else assign.gather(1, parent.assign)",
+        "assign if parent is None else parent.assign",
         ORACLE,
     ),
     Mutant(
         "representatives of groups, not of tokens",
         "passes/spaces.py",
-        "return kept if self.parent is None else self.parent.representative.gather(1, kept)",
-        "return kept",
+        "kept if parent is None else parent.representative.gather(1, kept)",
+        "kept",
         PADDING,
     ),
     Mutant(
         "a concatenation counts dense tokens",
         "passes/spaces.py",
-        "offset = offset + (count if space is None else space.count)",
-        "offset = offset + count",
+        "groups = groups + (count if space is None else space.count)",
+        "groups = groups + count",
         law_of("append"),
     ),
     Mutant(
@@ -204,8 +204,8 @@ MUTANTS = [
     Mutant(
         "a sink counts as two keys",
         "passes/spaces.py",
-        "return first.size.new_ones((batch, count))",
-        "return first.size.new_full((batch, count), 2)",
+        "size = first.size.new_ones((batch, count))",
+        "size = first.size.new_full((batch, count), 2)",
         spelling("keeps_the_law[sink_column-none]"),
     ),
     Mutant(
