@@ -15,19 +15,28 @@ import torch
 from torch.fx import Node
 
 from pitome_fx.passes.axes import Atom, Axis, Dim
+from pitome_fx.passes.families import (
+    ADDITIONS,
+    ALIKE,
+    DIVISIONS,
+    FILLING,
+    LOG_SOFTMAX,
+    SCALING,
+    SDPA,
+    SOFTMAX,
+    SUBTRACTIONS,
+)
 from pitome_fx.passes.masks import MaskKind, Masks
-from pitome_fx.passes.meetings import FILLING
 from pitome_fx.passes.operands import value_operands
 from pitome_fx.passes.products import arguments, product_of
 from pitome_fx.passes.relabel import Relabelling
 from pitome_fx.passes.rule import moves_elements
-from pitome_fx.passes.scores import ALIKE, LOG_SOFTMAX, SCALING, SDPA, SOFTMAX
 from pitome_fx.passes.sites import Site
 
 aten = torch.ops.aten
 
 WEIGHING = (*SOFTMAX, aten.exp.default)
-ADDING = (aten.add.Tensor, aten.sub.Tensor)
+ADDING = (*ADDITIONS, *SUBTRACTIONS)
 
 
 def exact_biases(sites: Sequence[Site], masks: Masks) -> dict[tuple[Node, Node], frozenset[Node]]:
@@ -121,7 +130,7 @@ def _shifts(addition: Node, scores: Node) -> bool:
     first, second = addition.args[:2]
     if (first is scores) == (second is scores) or addition.kwargs.get("alpha", 1) != 1:
         return False
-    return addition.target == aten.add.Tensor or first is scores
+    return addition.target in ADDITIONS or first is scores
 
 
 def _after_softmax(user: Node, node: Node, place: int, relabelling: Relabelling) -> int | None:
@@ -185,7 +194,7 @@ def _is_only_subtracted(peak: Node) -> bool:
     return all(
         _is_only_subtracted(user)
         if user.target in onward
-        else user.target == aten.sub.Tensor and user.args[1] is peak
+        else user.target in SUBTRACTIONS and user.args[1] is peak
         for user in peak.users
     )
 
@@ -195,6 +204,6 @@ def _is_linear(node: Node, per_key: dict[Node, int]) -> bool:
     if node.target not in SCALING:
         return True
     args: Any = node.args
-    if node.target == aten.div.Tensor and args[1] in per_key:
+    if node.target in DIVISIONS and args[1] in per_key:
         return False
     return sum(x in per_key for x in args if isinstance(x, Node)) == 1

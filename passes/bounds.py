@@ -19,6 +19,9 @@ from torch.fx import Node
 from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
 from torch.fx.experimental.symbolic_shapes import statically_known_true as surely
 
+from pitome_fx.passes.families import SAME_VALUES, TRIANGLES
+from pitome_fx.passes.rule import moves_elements
+
 Bound = Any
 """An int, a float (±∞ where there is no bound) or a SymInt."""
 
@@ -44,15 +47,17 @@ SIZED = (torch.int64, torch.float64)
 LARGEST = 2**20
 """A size times a larger factor is not followed: it might not fit."""
 
-FILLS = {"zeros": 0, "zeros_like": 0, "new_zeros": 0, "ones": 1, "ones_like": 1, "new_ones": 1}
-FILLED = ("full", "full_like", "new_full")
-TRIANGLES = ("tril", "triu")
-MOVING = (
-    *("to", "type_as", "contiguous", "clone", "alias", "detach", "repeat", "tile", "index"),
-    *("expand", "expand_as", "view", "view_as", "reshape", "squeeze", "unsqueeze", "flatten"),
-    *("unflatten", "transpose", "permute", "movedim", "t", "mT", "select", "slice", "narrow"),
-)
-"""Ops that move, repeat, drop or convert elements of their first operand."""
+FILLED_WITH = {
+    "zeros": 0,
+    "zeros_like": 0,
+    "new_zeros": 0,
+    "ones": 1,
+    "ones_like": 1,
+    "new_ones": 1,
+}
+FILLED_AS_GIVEN = ("full", "full_like", "new_full")
+PICKING = (*SAME_VALUES, torch.ops.aten.index.Tensor, torch.ops.aten.tile.default)
+"""Ops beside those that move elements whose result holds none but their first operand's."""
 
 
 @dataclass
@@ -86,16 +91,16 @@ class Bounds:
         if node in self.written or not isinstance(node.target, torch._ops.OpOverload):
             return ANY
         name = node.target._schema.name.removeprefix("aten::")
-        if name in FILLS:
-            return Range(FILLS[name], FILLS[name])
-        if name in FILLED:
+        if name in FILLED_WITH:
+            return Range(FILLED_WITH[name], FILLED_WITH[name])
+        if name in FILLED_AS_GIVEN:
             return self._operand(_arguments(node)["fill_value"])
         if name == "arange":
             return _arange(**_arguments(node))
-        if name in TRIANGLES:
+        if node.target in TRIANGLES:
             keeps = _triangle(name, node.meta["val"].shape[-2:], _arguments(node)["diagonal"])
             return _where(keeps, self._operand(node.args[0]), FALSE)
-        if name in MOVING:
+        if moves_elements(node.target) or node.target in PICKING:
             return self._operand(node.args[0])
         if name in RULES and not node.kwargs and not _mixes_bits(name, node):
             return RULES[name](*map(self._operand, node.args))

@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import torch
 from torch.fx import Node
 
 from pitome_fx.passes.axes import Axis, Size, hint
 from pitome_fx.passes.capture import Program
 from pitome_fx.passes.detect import Block
+from pitome_fx.passes.families import SDPA
 from pitome_fx.passes.flops import FlopCounter
 from pitome_fx.passes.labels import Labels
-
-aten = torch.ops.aten
-
 
 SizeOf = Callable[[Size], int]
 
@@ -108,7 +105,7 @@ def _exponent(node: Node, labels: Labels, block: Block) -> int:
     """How many of the dimensions that a product runs over are the block's token axis."""
     axes = {atom.axis for atom in block.site.query_dim[:1]}
     operands = [labels.dims[source] for source in node.all_input_nodes]
-    if node.target == aten.scaled_dot_product_attention.default:
+    if node.target == SDPA:
         return sum(_holds(dims, axes) for dims in operands[:2])
     # Each dimension of a product shows twice among its operands and its result.
     return (sum(_holds(dims, axes) for dims in (*operands, labels.dims[node])) + 1) // 2

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-import torch
 from torch.fx import Node
 
 from pitome_fx.passes.axes import Dim
 from pitome_fx.passes.failures import module_path
+from pitome_fx.passes.families import SDPA, TRIANGLES
 from pitome_fx.passes.follow import Follower
 from pitome_fx.passes.linear import Linear, linear_attention, made_by_layers, masks_of_tokens
 from pitome_fx.passes.masks import Masks
@@ -18,10 +18,8 @@ from pitome_fx.passes.products import Factor, arguments, product_of
 from pitome_fx.passes.replay import Replay
 from pitome_fx.passes.rule import rule_for
 from pitome_fx.passes.rules.pointwise import pointwise
-from pitome_fx.passes.scores import SDPA, Weighing
+from pitome_fx.passes.scores import Weighing
 from pitome_fx.passes.sites import Site, sdpa_site, with_own_keys
-
-aten = torch.ops.aten
 
 UNKNOWN = (
     "unknown attention: the scores that weigh its values are no product of queries and keys; only "
@@ -187,7 +185,7 @@ def _oddity(found: Weighing) -> str:
     """What on the way of the scores is not understood, '' if all is."""
     for node in found.weights.oddities:
         where = f"{node.target} in {module_path(node) or 'the graph'}"
-        if node.target in (aten.tril.default, aten.triu.default):
+        if node.target in TRIANGLES:
             return f"causal attention: {where} cuts the scores to a triangle"
         if rule_for(node.target) is pointwise:
             return f"{SEVERAL}; they meet in {where}"

@@ -13,28 +13,12 @@ from torch.fx import GraphModule, Node
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from pitome_fx.passes.axes import Size, hint
+from pitome_fx.passes.families import COSTLY, SDPA
 from pitome_fx.passes.subclasses import op_of
 
 aten = torch.ops.aten
 
-COSTLY = frozenset(
-    {
-        aten.linear.default,
-        aten.matmul.default,
-        aten.mm.default,
-        aten.bmm.default,
-        aten.addmm.default,
-        aten.baddbmm.default,
-        aten.einsum.default,
-        aten.conv1d.default,
-        aten.conv2d.default,
-        aten.conv3d.default,
-        aten.conv_transpose2d.input,
-        aten.scaled_dot_product_attention.default,
-        torch.ops.pitome.match.default,
-        torch.ops.pitome.merge.default,
-    }
-)
+COUNTED = COSTLY | {torch.ops.pitome.match.default, torch.ops.pitome.merge.default}
 
 
 class FlopCounter:
@@ -55,7 +39,7 @@ class FlopCounter:
     def of(self, node: Node) -> int:
         """FLOPs of one node."""
         op = op_of(node)
-        if op not in COSTLY:
+        if op not in COUNTED:
             return 0
         args, kwargs = torch.fx.node.map_arg(
             (node.args, dict(node.kwargs)), lambda n: n.meta["val"]
@@ -71,7 +55,7 @@ class FlopCounter:
         return self._known[key]
 
     def _count(self, op: Any, args: Any, kwargs: Any) -> int:
-        if op == aten.scaled_dot_product_attention.default:
+        if op == SDPA:
             # Kernels for CPU are not in the registry; the formula is the same for all.
             lead = torch.broadcast_shapes(*(x.shape[:-2] for x in args[:3]))
             return int(sdpa_flop_count(*(_four_dims(lead, x.shape) for x in args[:3])))

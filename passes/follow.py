@@ -18,23 +18,14 @@ from torch.fx import Node
 
 from pitome_fx.passes.axes import Atom, Axis, TokenTensor, is_single, same_size
 from pitome_fx.passes.dataflow import is_one, is_tensor, rank_of
+from pitome_fx.passes.families import ADDMM, ALIKE, EXPONENTIAL, LOG_SOFTMAX, SCALING, SDPA, SOFTMAX
 from pitome_fx.passes.marks import Mark, Marks
 from pitome_fx.passes.operands import value_operands
-from pitome_fx.passes.products import ADDING, Product, arguments, product_of
+from pitome_fx.passes.products import Product, arguments, product_of
 from pitome_fx.passes.replay import Replay
 from pitome_fx.passes.rule import rule_for
 from pitome_fx.passes.rules.pointwise import pointwise
-from pitome_fx.passes.scores import (
-    ALIKE,
-    EXPONENTIAL,
-    LOG_SOFTMAX,
-    SCALING,
-    SDPA,
-    SOFTMAX,
-    Meeting,
-    Scores,
-    Weighing,
-)
+from pitome_fx.passes.scores import Meeting, Scores, Weighing
 
 aten = torch.ops.aten
 
@@ -94,7 +85,7 @@ class Follower:
                 dims[to] = self.marks.put(side, own[at])
         value = TokenTensor(node.meta["val"], tuple(dims), origin=node)
         given = arguments(node)
-        added = [given["self"]] if node.target in ADDING and given.get("beta", 1) != 0 else []
+        added = [given["self"]] if node.target in ADDMM and given.get("beta", 1) != 0 else []
         self._keep(node, value, self._met(node, value, Scores(frozenset({node})), (), added))
 
     def _begin_unknown(self, node: Node) -> bool:

@@ -10,18 +10,16 @@ from torch.fx import Node
 
 from pitome_fx.passes.axes import Axis, Dim
 from pitome_fx.passes.dataflow import is_one, is_tensor, rank_of
+from pitome_fx.passes.families import CONVOLUTIONS, FILLING, SCALING, WHERE
 from pitome_fx.passes.labels import Labels
 from pitome_fx.passes.marks import Mark
 from pitome_fx.passes.masks import Mask, MaskUse
-from pitome_fx.passes.meetings import FILLING, WHERE
 from pitome_fx.passes.products import Factor, product_of
 from pitome_fx.passes.rule import rule_for
 from pitome_fx.passes.rules.pointwise import pointwise
-from pitome_fx.passes.scores import SCALING, Weighing
+from pitome_fx.passes.scores import Weighing
 
 aten = torch.ops.aten
-
-CONVOLUTIONS = (aten.conv1d.default, aten.conv2d.default, aten.conv3d.default)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from pitome_fx.passes.axes import Dim, same_size
 from pitome_fx.passes.dataflow import Dataflow, is_float, is_one, is_tensor, rank_of
-from pitome_fx.passes.operands import SAME_VALUES, value_operands
+from pitome_fx.passes.families import FUSING, SAME_VALUES, TRIANGLES
+from pitome_fx.passes.operands import value_operands
 from pitome_fx.passes.variation import Variation
 
 aten = torch.ops.aten
@@ -78,14 +79,6 @@ class Mask:
         own = {self.keys, self.queries}
         return tuple(dim for at, dim in enumerate(dims, -len(dims)) if at not in own)
 
-
-FUSING = (
-    aten.view.default,
-    aten.reshape.default,
-    aten.flatten.using_ints,
-    aten.unflatten.int,
-)
-"""Heads are fused with the batch, or parted from it."""
 
 # Ops whose result lines up with their operands at the last two dimensions (queries and keys).
 ALIGNED = (
@@ -270,7 +263,7 @@ class Masks:
         if isinstance(whole, Tensor):
             return _kind_of_value(mask.rows(whole), mask.use) is MaskKind.CAUSAL
         for node in _upstream(mask.node):
-            if node.target in (aten.tril.default, aten.triu.default):
+            if node.target in TRIANGLES:
                 return True
             value = self.dataflow.example(node)
             if isinstance(value, Tensor) and value.dim() >= 2 and value.shape[-2] > 1:

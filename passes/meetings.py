@@ -8,17 +8,15 @@ import torch
 from torch.fx import Node
 
 from pitome_fx.passes.dataflow import is_one, rank_of
+from pitome_fx.passes.families import ADDITIONS, ADDMM, FILLING, SCALING, SUMS, WHERE
 from pitome_fx.passes.marks import Mark, Marks
 from pitome_fx.passes.masks import Mask, Masks, MaskUse
-from pitome_fx.passes.products import ADDING, arguments
-from pitome_fx.passes.scores import SCALING, Meeting, Weighing
+from pitome_fx.passes.products import arguments
+from pitome_fx.passes.scores import Meeting, Weighing
 
 aten = torch.ops.aten
 
-WHERE = (aten.where.self, aten.where.ScalarSelf, aten.where.ScalarOther)
-FILLING = (aten.masked_fill.Scalar, aten.masked_fill.Tensor)
-SUMS = (aten.add.Tensor, aten.sub.Tensor, aten.rsub.Tensor)
-READ = (*WHERE, *FILLING, *SUMS, *ADDING, *SCALING)
+READ = (*WHERE, *FILLING, *SUMS, *ADDMM, *SCALING)
 """Ops that say by themselves how a mask meets scores."""
 
 STRUCTURED = (
@@ -74,7 +72,7 @@ def _as_mask(meeting: Meeting, queries: int, keys: int, *, scales: bool) -> Mask
     node: Any = meeting.consumer
     operand = meeting.operand
     use, scale = MaskUse.KEEPS, 1.0
-    adds = node.target == aten.add.Tensor or node.target in ADDING
+    adds = node.target in (*ADDITIONS, *ADDMM)
     if node.target in FILLING or (node.target in WHERE and node.args[1] not in meeting.scores):
         use = MaskUse.FILLS
     elif node.target in SCALING and scales:
@@ -82,7 +80,7 @@ def _as_mask(meeting: Meeting, queries: int, keys: int, *, scales: bool) -> Mask
     elif node.target in SUMS:
         scale = _sign(node, operand)
         adds &= node.kwargs.get("alpha", 1) == 1
-    elif node.target in ADDING:
+    elif node.target in ADDMM:
         scale = float(arguments(node).get("beta", 1))
     plain = adds and scale == 1 and not meeting.weighing and (queries, keys) == (-2, -1)
     return Mask(operand, node, use, plain, scale, queries, keys)
@@ -96,7 +94,7 @@ def _sign(node: Node, operand: Node) -> float:
         return -alpha if first else 1.0
     if first:
         return 1.0
-    return alpha if node.target == aten.add.Tensor else -alpha
+    return alpha if node.target in ADDITIONS else -alpha
 
 
 def _unreadable(meeting: Meeting) -> str:

@@ -19,7 +19,7 @@ from pitome_fx.passes.axes import (
     same_size,
 )
 from pitome_fx.passes.dataflow import is_tensor
-from pitome_fx.passes.flops import COSTLY
+from pitome_fx.passes.families import COSTLY
 from pitome_fx.passes.operands import value_operands
 from pitome_fx.passes.relabel import Relabelling, op_of
 from pitome_fx.passes.replay import Replay

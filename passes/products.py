@@ -9,22 +9,10 @@ import torch
 from torch.fx import Node
 
 from pitome_fx.passes.dataflow import rank_of
+from pitome_fx.passes.families import MATRICES
 from pitome_fx.passes.rules.contract import spelled_out
 
 aten = torch.ops.aten
-
-MATRICES = {
-    aten.matmul.default: ("self", "other"),
-    aten.mm.default: ("self", "mat2"),
-    aten.bmm.default: ("self", "mat2"),
-    aten.baddbmm.default: ("batch1", "batch2"),
-    aten.addmm.default: ("mat1", "mat2"),
-}
-"""The operands of a·b, which sum over the last dimension of a and the last but one of b."""
-
-
-ADDING = (aten.baddbmm.default, aten.addmm.default)
-"""Products to which something is added."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from pitome_fx.passes.capture import Program, restore_placeholders, trace
 from pitome_fx.passes.cost import merge_overhead
 from pitome_fx.passes.detect import Block, Detection
 from pitome_fx.passes.events import LiftEvent, ProjectEvent, UnweightedEvent
-from pitome_fx.passes.flops import COSTLY, FlopCounter
+from pitome_fx.passes.families import COSTLY
+from pitome_fx.passes.flops import FlopCounter
 from pitome_fx.passes.masks import Mask
 from pitome_fx.passes.metric import kept_apart, mean_keys, padding_masks, present_padding
 from pitome_fx.passes.moves import rows_of
@@ -27,8 +28,6 @@ from pitome_fx.passes.rule import Lift
 from pitome_fx.passes.spaces import MergedSpace, TokenSpace, merged_space
 from pitome_fx.passes.subclasses import restore_calls
 from pitome_fx.passes.tracked import equate
-
-aten = torch.ops.aten
 
 
 @dataclass(frozen=True)

@@ -4,22 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch.fx import Node
 
 from pitome_fx.passes.axes import Dim
 from pitome_fx.passes.marks import Mark
-from pitome_fx.passes.operands import SAME_VALUES
 from pitome_fx.passes.products import Factor
-
-aten = torch.ops.aten
-
-SDPA = aten.scaled_dot_product_attention.default
-SOFTMAX = (aten.softmax.int, aten._softmax.default)
-LOG_SOFTMAX = (aten.log_softmax.int, aten._log_softmax.default)
-EXPONENTIAL = (*SOFTMAX, aten.exp.default, aten.exp2.default)
-SCALING = (aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar)
-ALIKE = (*SAME_VALUES, aten.dropout.default)
 
 
 @dataclass(frozen=True)

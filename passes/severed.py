@@ -14,7 +14,7 @@ from torch.fx import Node
 from pitome_fx.passes.axes import Dim, dense_length, is_single, is_weak, same_size
 from pitome_fx.passes.breaks import Breaks
 from pitome_fx.passes.dataflow import is_float
-from pitome_fx.passes.flops import COSTLY
+from pitome_fx.passes.families import COSTLY
 from pitome_fx.passes.operands import value_operands
 from pitome_fx.passes.paths import Paths
 from pitome_fx.passes.sites import Site

@@ -12,20 +12,13 @@ from torch.fx import Node
 
 from pitome_fx.passes.axes import Atom, Axis, Dim, Size, TokenTensor
 from pitome_fx.passes.events import ProjectEvent, UnweightedEvent
+from pitome_fx.passes.families import STRIDED
 from pitome_fx.passes.functional import RUN_AS
 from pitome_fx.passes.labels import Labels
 from pitome_fx.passes.rule import rule_for
 from pitome_fx.passes.treatment import Treatment, Treatments
 
 aten = torch.ops.aten
-
-STRIDED = (
-    aten.as_strided.default,
-    aten.view_as_complex.default,
-    aten.view.dtype,
-    aten.take_along_dim.default,
-)
-"""Ops whose result depends on the strides of their operand, or that take a view of it."""
 
 
 class Interpreter(Protocol):

@@ -11,21 +11,10 @@ from torch.fx import Node
 
 from pitome_fx.passes.axes import Dim, amounts
 from pitome_fx.passes.dataflow import is_tensor
-from pitome_fx.passes.flops import COSTLY
+from pitome_fx.passes.families import COSTLY, SCALING
 from pitome_fx.passes.operands import value_operands
 from pitome_fx.passes.paths import Paths
 from pitome_fx.passes.sites import Site
-
-aten = torch.ops.aten
-
-SCALING = (
-    aten.mul.Tensor,
-    aten.multiply.Tensor,
-    aten.div.Tensor,
-    aten.divide.Tensor,
-    aten.true_divide.Tensor,
-)
-"""Ops that leave nothing of one operand where the other one is zero."""
 
 
 def reachable(roots: Iterable[Node], order: dict[Node, int], *, forward: bool) -> set[Node]:

@@ -9,9 +9,9 @@ from torch.fx import Graph, Node
 
 from pitome_fx.passes.biases import exact_biases
 from pitome_fx.passes.dataflow import is_float, is_tensor
+from pitome_fx.passes.families import SDPA
 from pitome_fx.passes.masks import Mask, MaskKind, Masks
 from pitome_fx.passes.products import arguments
-from pitome_fx.passes.scores import SDPA
 from pitome_fx.passes.sites import Site
 from pitome_fx.passes.treatment import MEAN, How, Treatment, Treatments
 

@@ -18,31 +18,14 @@ from torch.fx import Node
 
 from pitome_fx.passes.axes import Atom, Axis, Dim, amounts, is_single, same_size
 from pitome_fx.passes.dataflow import Dataflow, draws, is_tensor
-from pitome_fx.passes.operands import SAME_VALUES, value_operands
+from pitome_fx.passes.families import FILLED, REPEATED
+from pitome_fx.passes.operands import value_operands
 from pitome_fx.passes.relabel import Relabelling, op_of
 from pitome_fx.passes.replay import Replay
-from pitome_fx.passes.rule import moves_elements, pure_overloads, rule_for
+from pitome_fx.passes.rule import moves_elements, rule_for
 from pitome_fx.passes.rules.pointwise import pointwise
 
 aten = torch.ops.aten
-
-FILLED = pure_overloads(
-    aten.zeros,
-    aten.ones,
-    aten.full,
-    aten.zeros_like,
-    aten.ones_like,
-    aten.full_like,
-    aten.zero,
-    aten.fill,
-    aten.new_zeros,
-    aten.new_ones,
-    aten.new_full,
-)
-"""One value for all elements."""
-
-REPEATED = (*SAME_VALUES, aten.copy.default)
-"""Elements of one operand, where they are, or repeated."""
 
 Flags = tuple[tuple[bool, ...], ...]
 """For each axis of each dimension: may the value differ along it?"""

@@ -18,16 +18,15 @@ from pitome_fx.passes.align import (
     with_batch,
 )
 from pitome_fx.passes.axes import Dim, TokenTensor, is_merged, is_single
+from pitome_fx.passes.families import SDPA
 from pitome_fx.passes.moves import logsumexp_keys, pick, project, spread
 from pitome_fx.passes.rule import Lift, rule
 from pitome_fx.passes.rules.normalise import is_blank
 from pitome_fx.passes.step import Step
 from pitome_fx.passes.treatment import MEAN, How, Treatment
 
-aten = torch.ops.aten
 
-
-@rule(aten.scaled_dot_product_attention.default)
+@rule(SDPA)
 def attention(
     step: Step,
     q: TokenTensor,

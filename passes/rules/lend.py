@@ -23,7 +23,7 @@ from pitome_fx.passes.axes import (
     length,
     same_size,
 )
-from pitome_fx.passes.operands import CASTS, DRAWS, FILLS, NEW, RESHAPES
+from pitome_fx.passes.families import CASTS, DRAWS, FILLS, NEW, RESHAPES
 from pitome_fx.passes.rule import Lift, rule
 from pitome_fx.passes.rules.reduce import bind
 from pitome_fx.passes.rules.shape import refactor

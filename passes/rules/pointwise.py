@@ -7,7 +7,7 @@ import torch.utils._pytree as pytree
 
 from pitome_fx.passes.align import align, keep_dense
 from pitome_fx.passes.axes import TokenTensor, is_merged, is_single
-from pitome_fx.passes.operands import LENT, SAME_VALUES
+from pitome_fx.passes.families import LENT, SAME_VALUES
 from pitome_fx.passes.rule import Lift, pointwise_rule, rule
 from pitome_fx.passes.step import Step
 

@@ -24,7 +24,7 @@ from pitome_fx.errors import PassError, PitomeWarning
 from pitome_fx.passes import rule as table
 from pitome_fx.passes.axes import TokenTensor
 from pitome_fx.passes.capture import Program
-from pitome_fx.passes.operands import LENT
+from pitome_fx.passes.families import LENT
 from pitome_fx.passes.rule import is_tagged_pointwise, registered
 from pitome_fx.passes.rules.pointwise import pointwise
 from tests.properties.anywhere import Place, tried_anywhere
