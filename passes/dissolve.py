@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch.fx import GraphModule, Interpreter
 
+from pitome_fx.algorithms import is_shipped
+from pitome_fx.guards import unguarded
 from pitome_fx.ops import OPS
 from pitome_fx.options import Form
 from pitome_fx.passes.capture import fake_mode_of, restore_placeholders, trace
@@ -33,17 +36,24 @@ BODIES: dict[Form, Bodies] = {
 """Form → what each op of the graph is replaced by."""
 
 
-def dissolve(graph: GraphModule, inputs: Sequence[Any], form: Form) -> GraphModule:
+def dissolve(
+    graph: GraphModule, inputs: Sequence[Any], form: Form, *, guarded: bool = False
+) -> GraphModule:
     """The graph without pitome ops, with the same placeholders and outputs.
 
     Args:
         graph: a rewritten graph.
         inputs: what its placeholders stand for: fake tensors, ints and SymInts.
         form: ``"aten"`` or ``"portable"``; ``"pitome"`` leaves the graph as it is.
+        guarded: keep the guards on sizes. Else they go where the nodes hold for all sizes, so that
+            only metadata asks: that of our own algorithms, not of a user's.
     """
     if form == "pitome":
         return graph
-    dissolved = trace(_Dissolve(graph, BODIES[form]).run, inputs, fake_mode_of(inputs))
+    matches = graph.graph.find_nodes(op="call_function", target=_op("match"))
+    own = all(is_shipped(node.args[3]) for node in matches)
+    with nullcontext() if guarded or not own else unguarded(inputs):
+        dissolved = trace(_Dissolve(graph, BODIES[form]).run, inputs, fake_mode_of(inputs))
     restore_placeholders(graph, dissolved)
     dissolved.graph.eliminate_dead_code()
     restore_calls(dissolved)

@@ -1,22 +1,27 @@
-"""The stages in order."""
+"""The pipeline: capture → detect → plan → rewrite → dissolve.
+
+Every front end calls it, and each stage is a function from what the stages before it found.
+"""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
+from torch.fx import GraphModule
 
 from pitome_fx.options import Options
 from pitome_fx.passes.capture import Program
 from pitome_fx.passes.detect import Detection, detect
+from pitome_fx.passes.dissolve import dissolve
 from pitome_fx.passes.failures import failing_in
 from pitome_fx.passes.plan import Plan, make_plan
-from pitome_fx.passes.rewrite import Rewritten, rewrite
-from pitome_fx.passes.subclasses import is_wrapper, why_not_on
+from pitome_fx.passes.profit import rewrite_what_pays
+from pitome_fx.passes.rewrite import Rewritten
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +31,10 @@ class Outcome:
     """What the pipeline made of one program.
 
     Attributes:
+        plan: as it was carried out.
+        options: with all defaults resolved.
         rewritten: the merged program; None where nothing merges, and the dense one is to be used.
+        merged: its graph in the form that the options ask for.
         seconds: wall time of each stage.
     """
 
@@ -35,6 +43,7 @@ class Outcome:
     plan: Plan
     options: Options
     rewritten: Rewritten | None
+    merged: GraphModule | None
     seconds: dict[str, float]
 
     @property
@@ -44,64 +53,15 @@ class Outcome:
         return (*([self.plan.note] if self.plan.note else []), *own)
 
 
-@dataclass
-class Clock:
-    """Wall time of the stages."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Time one stage under its name; what fails in it is one PassError."""
-        start = time.perf_counter()
-        with failing_in(name):
-            yield
-        self.seconds[name] = time.perf_counter() - start
+Observe = Callable[[str, Any], None]
+"""Is told the name of each stage that is done, and what it yields."""
 
 
-def run(program: Program, options: Options, clock: Clock | None = None) -> Outcome:
-    """detect → plan → rewrite on a captured program."""
-    options = options.resolved()
-    clock = clock or Clock()
-    with clock.stage("detect"):
-        detection = detect(program, None if options.protect == "auto" else options.protect)
-    with clock.stage("plan"):
-        plan = make_plan(program, detection, options)
-    with clock.stage("rewrite"):
-        plan, rewritten = _rewrite_what_pays(program, detection, plan, options)
-        reason = None if rewritten is None else _why_not_for_subclasses(program, rewritten)
-        if reason is not None:
-            plan, rewritten = plan.without(plan.merges, reason), None
-    _log(rewritten)
-    return Outcome(program, detection, plan, options, rewritten, clock.seconds)
-
-
-def _rewrite_what_pays(
-    program: Program, detection: Detection, plan: Plan, options: Options
-) -> tuple[Plan, Rewritten | None]:
-    """Rewrite; where lifts undo what a merge saves, again without that merge."""
-    while plan.merges:
-        rewritten = rewrite(program, detection, plan, options)
-        if not rewritten.unprofitable:
-            return plan, rewritten if rewritten.merges else None
-        plan = plan.without(
-            rewritten.unprofitable,
-            "not profitable: what follows needs all tokens again, so that matching and merging "
-            "take more FLOPs than they save",
-        )
-    return plan, None
-
-
-def _why_not_for_subclasses(program: Program, rewritten: Rewritten) -> str | None:
-    """Why tensor subclasses among the inputs cannot take the merged graph, None if they can."""
-    if not any(is_wrapper(value) for value in program.given):
-        return None
-    shape_env = program.fake_mode.shape_env
-    with nullcontext() if shape_env is None else shape_env.suppress_guards():
-        return why_not_on(rewritten.graph, program.given, program.fake_mode)
-
-
-def _log(rewritten: Rewritten | None) -> None:
+def log(stage: str, value: Any) -> None:
+    """To ``TORCH_LOGS="+pitome_fx"``, and to tlparse where ``TORCH_TRACE`` is set."""
+    if stage != "rewrite":
+        return
+    _, rewritten = value
     if rewritten is None:
         logger.info("nothing merges")
         return
@@ -113,3 +73,49 @@ def _log(rewritten: Rewritten | None) -> None:
         metadata_fn=lambda: {"name": "pitome_rewritten_graph", "encoding": "string"},
         payload_fn=lambda: text,
     )
+
+
+def run(capture: Callable[[], Program], options: Options, observe: Observe = log) -> Outcome:
+    """The stages in order, on the program that ``capture`` yields.
+
+    Raises:
+        PassError: a stage failed; the text says where.
+    """
+    options = options.resolved()
+    stages = Stages(observe)
+    program = stages.run("capture", capture)
+    detection = stages.run("detect", detect, program, options.protected)
+    plan = stages.run("plan", make_plan, program, detection, options)
+    plan, rewritten = stages.run("rewrite", rewrite_what_pays, program, detection, plan, options)
+    merged = stages.run("dissolve", _in_form, program, rewritten, options)
+    return Outcome(program, detection, plan, options, rewritten, merged, stages.seconds)
+
+
+def _in_form(program: Program, rewritten: Rewritten | None, options: Options) -> GraphModule | None:
+    """The merged graph with the ops that the options ask for."""
+    if rewritten is None:
+        return None
+    assert options.form is not None
+    return dissolve(rewritten.graph, program.inputs, options.form, guarded=program.recompiles)
+
+
+@dataclass
+class Stages:
+    """Runs stage after stage.
+
+    Attributes:
+        observe: is told of each when it is done.
+        seconds: wall time of each.
+    """
+
+    observe: Observe
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def run(self, name: str, stage: Callable[..., Any], *given: Any) -> Any:
+        """Run one; whatever nobody expected to fail in it is one PassError."""
+        start = time.perf_counter()
+        with failing_in(name):
+            value = stage(*given)
+        self.seconds[name] = time.perf_counter() - start
+        self.observe(name, value)
+        return value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch.fx import GraphModule
 from pitome_fx.backends.fallback import with_fallback
 from pitome_fx.errors import CaptureError, PassError, PitomeError, in_short
 from pitome_fx.frontends import inputs_of
-from pitome_fx.guards import as_it_was
+from pitome_fx.guards import on_trial
 from pitome_fx.options import Options
 from pitome_fx.passes import pipeline
 from pitome_fx.passes.capture import (
@@ -57,7 +57,7 @@ def explain(
     """
     found = Findings(Options.parse(options))
     if isinstance(model, ExportedProgram):
-        with as_it_was(inputs_of(model)):
+        with on_trial(inputs_of(model)):
             found.outcome_of(lambda: capture_exported(model))
         return found.report()
     graphs: list[GraphModule] = []
@@ -96,11 +96,8 @@ class Findings:
 
     def outcome_of(self, capture: Callable[[], Program]) -> Outcome | None:
         """Run the pass on one graph; None where it is left dense without a verdict."""
-        clock = pipeline.Clock()
         try:
-            with clock.stage("capture"):
-                program = capture()
-            outcome = pipeline.run(program, self.options, clock)
+            outcome = pipeline.run(capture, replace(self.options, form="pitome"))
         except NothingToTraceError:
             return None
         except CaptureError as error:

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any, overload
 
 import torch
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
-from pitome_fx.algorithms import is_shipped
 from pitome_fx.errors import CaptureError, PitomeWarning, RefusedError, in_short
-from pitome_fx.guards import as_it_was, drop_layout_guards, unguarded
+from pitome_fx.guards import drop_layout_guards, on_trial
 from pitome_fx.options import Form, Options, known_lowerings, unknown_lowering
 from pitome_fx.passes import pipeline
 from pitome_fx.passes.capture import capture_exported
 from pitome_fx.passes.dissolve import dissolve
 from pitome_fx.passes.failures import failing_in
-from pitome_fx.passes.pipeline import Outcome
 from pitome_fx.passes.reporting import make_report
 from pitome_fx.rebuild import rebuilt
 from pitome_fx.report import BlockReport
@@ -130,15 +128,13 @@ def is_pitome_op(target: Any) -> bool:
 
 
 def _merged(exported: ExportedProgram, options: Options) -> ExportedProgram:
-    with as_it_was(inputs_of(exported)):
-        outcome = _run_exported(exported, options)
-        if outcome.rewritten is not None:
-            form = outcome.options.form
-            assert form is not None
+    inputs = inputs_of(exported)
+    with on_trial(inputs):
+        outcome = pipeline.run(lambda: capture_exported(exported), options)
+        if outcome.merged is not None:
             with failing_in("dissolve"):
-                graph = _dissolved(outcome.rewritten.graph, outcome.program.inputs, form)
-                drop_layout_guards(inputs_of(exported))
-                return rebuilt(exported, graph)
+                drop_layout_guards(inputs)
+                return rebuilt(exported, outcome.merged)
     with failing_in("report"):
         reason = why_nothing_merges(make_report([outcome]).blocks)
     if options.strict:
@@ -147,24 +143,9 @@ def _merged(exported: ExportedProgram, options: Options) -> ExportedProgram:
     return exported
 
 
-def _run_exported(exported: ExportedProgram, options: Options) -> Outcome:
-    clock = pipeline.Clock()
-    with clock.stage("capture"):
-        program = capture_exported(exported)
-    return pipeline.run(program, options, clock)
-
-
 def inputs_of(exported: ExportedProgram) -> list[Any]:
     """What the placeholders stand for: fake tensors, ints and SymInts."""
     return [node.meta["val"] for node in exported.graph.find_nodes(op="placeholder")]
-
-
-def _dissolved(graph: GraphModule, inputs: Sequence[Any], form: Form) -> GraphModule:
-    """Only metadata of the new nodes asks about sizes, but for match functions of a user's own."""
-    matches = graph.graph.find_nodes(op="call_function", target=torch.ops.pitome.match.default)
-    shipped = all(is_shipped(node.args[3]) for node in matches)
-    with unguarded(inputs) if shipped else nullcontext():
-        return dissolve(graph, inputs, form)
 
 
 def in_form(program: ExportedProgram, form: Form) -> ExportedProgram:
@@ -176,8 +157,8 @@ def in_form(program: ExportedProgram, form: Form) -> ExportedProgram:
     if not any(is_pitome_op(node.target) for node in program.graph.nodes):
         return program
     inputs = inputs_of(program)
-    with as_it_was(inputs):
-        return rebuilt(program, _dissolved(program.graph_module, inputs, form))
+    with on_trial(inputs):
+        return rebuilt(program, dissolve(program.graph_module, inputs, form))
 
 
 def why_nothing_merges(sites: Sequence[BlockReport]) -> str:

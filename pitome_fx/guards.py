@@ -26,28 +26,39 @@ def is_symbolic(value: Any) -> bool:
     return any(isinstance(size, torch.SymInt) for size in sizes)
 
 
+class Trial:
+    """Whether the guards recorded in a trial stay."""
+
+    kept = False
+
+    def keep(self) -> None:
+        """They stay."""
+        self.kept = True
+
+
 @contextmanager
-def as_it_was(inputs: Sequence[Any]) -> Iterator[None]:
-    """Guards recorded inside hold inside alone.
+def on_trial(inputs: Sequence[Any]) -> Iterator[Trial]:
+    """Guards recorded inside hold inside alone, unless they are kept.
 
     A new ExportedProgram writes down the guards of its ShapeEnv when it is made, so that it keeps
     them when they are gone from the ShapeEnv, which it shares with the program it is made from.
     """
-    env = shape_env_of(inputs)
+    trial, env = Trial(), shape_env_of(inputs)
     if env is None:
-        yield
+        yield trial
         return
     before = {name: getattr(env, name).copy() for name in CONTAINERS}
     ranges = dict(env.var_to_range)
     try:
-        yield
+        yield trial
     finally:
-        for name, content in before.items():
-            setattr(env, name, content)
-        env.var_to_range.update(ranges)
-        env._update_version_counter()
-        # A decision that is remembered would not be recorded the next time it is made.
-        ShapeEnv._inner_evaluate_expr.cache_clear()
+        if not trial.kept:
+            for name, content in before.items():
+                setattr(env, name, content)
+            env.var_to_range.update(ranges)
+            env._update_version_counter()
+            # A decision that is remembered would not be recorded the next time it is made.
+            ShapeEnv._inner_evaluate_expr.cache_clear()
 
 
 def drop_layout_guards(inputs: Sequence[Any]) -> None:

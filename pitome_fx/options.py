@@ -138,6 +138,11 @@ class Options:
             or (self.schedule is not None and all(value == 1 for value in self.schedule))
         )
 
+    @property
+    def protected(self) -> int | None:
+        """The number of leading tokens that never merge; None to find them in the graph."""
+        return None if self.protect == "auto" else self.protect
+
     def resolved(self) -> "Options":
         """These options with the algorithm's own defaults and the default amount filled in."""
         own = ALGORITHMS[self.algorithm]

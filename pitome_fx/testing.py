@@ -8,6 +8,7 @@ representative per group. The rewritten program must equal this simulation up to
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -43,7 +44,7 @@ def simulate(
     """
     parsed = Options.parse(options)
     exported = export(program, args, kwargs)
-    outcome = pipeline.run(capture_exported(exported), parsed)
+    outcome = pipeline.run(lambda: capture_exported(exported), replace(parsed, form="pitome"))
     simulator = Simulator(outcome, assignments)
     flat = simulator.run(*_flat_inputs(exported, args, kwargs))
     return _user_outputs(exported, flat)

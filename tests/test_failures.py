@@ -197,7 +197,7 @@ class TestFailingStage:
         "capture": ("pitome_fx.passes.capture.functionalise_temporaries", "tracing .*", ""),
         "detect": ("pitome_fx.passes.detect.find_sites", "looking for attention", ""),
         "plan": ("pitome_fx.passes.pipeline.make_plan", "planning .*", ""),
-        "rewrite": ("pitome_fx.passes.pipeline.rewrite", "rewriting the graph", ""),
+        "rewrite": ("pitome_fx.passes.profit.rewrite", "rewriting the graph", ""),
         "op": ("rule", "looking for attention", AT_GELU),
         "merged op": ("merged rule", "rewriting the graph", AT_GELU),
     }

@@ -89,7 +89,7 @@ class Beside:
             program = capture_dynamo(graph, example_inputs)
         except CaptureError:  # a graph of constants, between two graph breaks
             return graph.forward
-        outcome = pipeline.run(program, self.options)
+        outcome = pipeline.run(lambda: program, self.options)
         self.outcomes.append(outcome)
         if outcome.rewritten is None:
             return graph.forward
