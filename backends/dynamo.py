@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 from torch._dynamo.exc import RestartAnalysis, SkipFrame
-from torch._guards import TracingContext, detect_fake_mode, tracing
+from torch._guards import TracingContext, tracing
 from torch.fx import GraphModule
 
 from pitome_fx.backends.fallback import with_fallback
@@ -24,11 +23,10 @@ from pitome_fx.errors import (
     in_short,
 )
 from pitome_fx.frontends import is_pitome_op
-from pitome_fx.guards import is_symbolic
+from pitome_fx.guards import is_symbolic, on_trial
 from pitome_fx.options import Options
 from pitome_fx.passes import pipeline
 from pitome_fx.passes.capture import NothingToTraceError, capture_dynamo
-from pitome_fx.passes.dissolve import dissolve
 from pitome_fx.passes.failures import REPORT_IT, failing_in, runs_dense
 from pitome_fx.passes.functional import written_inputs
 from pitome_fx.passes.pipeline import Outcome
@@ -97,7 +95,7 @@ def _try_merge(
     """The merged graph, None where the model must run dense (said in a warning)."""
     verdict = verdict_on(options)
     try:
-        outcome = _run_without_trace(graph, example_inputs, options)
+        outcome = _run(graph, example_inputs, options)
         with failing_in("report"):
             sites = make_report([outcome]).blocks if outcome.rewritten is None else ()
     except (OptionsError, RestartAnalysis, SkipFrame):
@@ -115,7 +113,7 @@ def _try_merge(
     verdict.add(graph, "merged")
     for note in outcome.notes:
         warnings.warn(f"pitome: {note}", PitomeWarning, stacklevel=2)
-    return outcome.rewritten.graph
+    return outcome.merged
 
 
 def _warn_or_raise(error: Exception, options: Options, what: str) -> None:
@@ -138,38 +136,20 @@ def _say_first_run_failed(error: Exception) -> None:
     warnings.warn(f"pitome: the model runs dense: {reason}.", PitomeWarning, stacklevel=4)
 
 
-def _run_without_trace(graph: GraphModule, example_inputs: list[Any], options: Options) -> Outcome:
-    """The pass; where sizes are symbolic it is tried first, so that no unused guard is left."""
-    fake_mode = detect_fake_mode(
-        [node.meta.get("example_value") for node in graph.graph.find_nodes(op="placeholder")]
-    )
-    shape_env = None if fake_mode is None else fake_mode.shape_env
-    if shape_env is not None and any(is_symbolic(value) for value in example_inputs):
-        with shape_env.suppress_guards():
-            trial = _run(graph, example_inputs, options)
-        if trial.rewritten is None:
-            return trial
-    return _run(graph, example_inputs, options)
-
-
 def _run(graph: GraphModule, example_inputs: list[Any], options: Options) -> Outcome:
+    """The pass. Guards that it asks for stay only if something merges."""
     if any(is_pitome_op(node.target) for node in graph.graph.nodes):
         raise RefusedError(
             "this model is transformed already: its graph contains pitome ops. "
             "Compile it with another backend, or compile the original model."
         )
-    clock = pipeline.Clock()
-    with clock.stage("capture"):
-        program = capture_dynamo(graph, example_inputs)
-    outcome = pipeline.run(program, options, clock)
-    if outcome.rewritten is None:
-        return outcome
-    form = outcome.options.form
-    assert form is not None
-    with clock.stage("dissolve"):
-        final = dissolve(outcome.rewritten.graph, program.inputs, form)
-        _keep_dynamo_notes(graph, final)
-    return replace(outcome, rewritten=replace(outcome.rewritten, graph=final))
+    placeholders = graph.graph.find_nodes(op="placeholder")
+    with on_trial([node.meta.get("example_value") for node in placeholders]) as trial:
+        outcome = pipeline.run(lambda: capture_dynamo(graph, example_inputs), options)
+        if outcome.merged is not None:
+            _keep_dynamo_notes(graph, outcome.merged)
+            trial.keep()
+    return outcome
 
 
 def _keep_dynamo_notes(source: GraphModule, graph: GraphModule) -> None:

@@ -16,6 +16,9 @@ from tests.properties.trial import LIMIT, Flat, Trial
 
 Run = Callable[..., tuple[Tensor, ...]]
 
+DRAWS = 6
+"""Of rounding errors. A program rounds after each op, and not in its inputs alone."""
+
 
 def same(trial: Trial) -> Trial:
     """Relative to the largest gradient of all: what the softmax does not see has only rounding."""
@@ -43,6 +46,8 @@ def same(trial: Trial) -> Trial:
         error = _largest(found[name] - wanted[name]) / scale
         if error > LIMIT and _depend_on_the_kernel(trial.flat):
             return replace(trial, waived="its dense gradients depend on the attention kernel")
+        if error > LIMIT and error <= DRAWS * _rounding(trial, taken, wanted) / scale:
+            return replace(trial, waived="the last bits of the inputs move its gradients as much")
         assert error <= LIMIT, f"gradient of {name}: {error:.1e} > {LIMIT:.0e}"
     return trial
 
@@ -76,6 +81,29 @@ def weighed(outputs: tuple[Any, ...]) -> Tensor | None:
         if isinstance(x, Tensor) and x.requires_grad
     ]
     return torch.stack(terms).sum() if terms else None
+
+
+def _rounding(trial: Trial, assignments: list[Tensor], wanted: dict[str, Tensor]) -> float:
+    """How far the simulation's gradients move with the last bit of what it is given.
+
+    Where unmerged tokens are equal and their difference is normalised, that is far.
+    """
+    generator = torch.Generator().manual_seed(0)
+    furthest = 0.0
+
+    def rounded(x: Tensor) -> Tensor:
+        if not x.is_floating_point():
+            return x
+        noise = torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x)
+        return x * (1 + torch.finfo(x.dtype).eps * noise)
+
+    def simulated(*given: Tensor) -> tuple[Tensor, ...]:
+        return Simulator(trial.outcome, assignments).run(*map(rounded, given))
+
+    for _ in range(DRAWS):
+        found = gradients(simulated, trial.flat)
+        furthest = max(furthest, *(_largest(found[name] - wanted[name]) for name in wanted))
+    return furthest
 
 
 def _is_trainable(flat: Flat) -> bool:
