@@ -92,7 +92,7 @@ def passes(case: Case, warm: int) -> list[Seconds]:
         # Else Dynamo would answer from its cache and no pass would run.
         torch.compiler.reset()
         with torch.no_grad():
-            report = pitome_fx.explain(model, images, options={"ratio": case.ratio, "strict": True})
+            report = pitome_fx.explain(model, (images,), ratio=case.ratio, strict=True)
         seconds.append(dict(report.seconds))
     return seconds
 

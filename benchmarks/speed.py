@@ -84,7 +84,7 @@ def count_both(model: nn.Module, images: Tensor, ratio: float) -> dict[str, int]
 
     The report's own count stands beside it: the two are made independently and should agree.
     """
-    report = pitome_fx.explain(model, images, options={"ratio": ratio})
+    report = pitome_fx.explain(model, (images,), ratio=ratio)
     merged = pitome_fx.transform(model, (images,), ratio=ratio)
     return {
         "dense": count_flops(model, images),

@@ -50,7 +50,7 @@ def main(layers: int = 4, ratio: float = 0.8) -> None:
     padding = mask == 0
     inputs = {"input_ids": torch.randint(1, 1000, mask.shape), "attention_mask": mask}
 
-    print(pitome_fx.explain(model, options={"ratio": ratio}, **inputs))
+    print(pitome_fx.explain(model, kwargs=inputs, ratio=ratio))
     merged = pitome_fx.transform(model, (), inputs, ratio=ratio)
 
     output, assignments = run_recorded(merged, **inputs)

@@ -57,8 +57,8 @@ def main() -> None:
     model = digits_model(data)
     with torch.no_grad():
         show_accuracy(model, data)
-        section("What the pass did: pitome_fx.explain(model, images)")
-        print(pitome_fx.explain(model, data.test_images))
+        section("What the pass did: pitome_fx.explain(model, (images,))")
+        print(pitome_fx.explain(model, (data.test_images,)))
         show_maps(model, data)
         if args.rounds:
             show_speed(model, data.test_images, args.rounds)
@@ -109,7 +109,7 @@ def show_accuracy(model: VisionTransformer, data: Digits) -> None:
     answers = model(data.test_images).argmax(-1)
     table.add_row("dense", str(1 + DIGITS.grid**2), "100%", accuracy(answers, data), "-")
     for options in track(SETTINGS, "compiling", console=console, transient=True):
-        report = pitome_fx.explain(model, data.test_images, options=options)
+        report = pitome_fx.explain(model, (data.test_images,), **options)
         if options is DEFAULT:
             merged = torch.compile(model, backend="pitome")
         else:
@@ -218,7 +218,7 @@ def speed_row(model: VisionTransformer, images: Tensor, options: Options, rounds
     """Compile the model both ways, time both in turn on the same images, and compare."""
     # Dynamo keeps at most eight compiled forms of one function, and all models share `forward`.
     torch.compiler.reset()
-    report = pitome_fx.explain(model, images, options=options)
+    report = pitome_fx.explain(model, (images,), **options)
     compiled = {
         "dense": torch.compile(model),
         "merged": torch.compile(model, backend="pitome", options=dict(options)),

@@ -66,7 +66,7 @@ def main(steps: int = 300, depth: int = 4, ratios: Sequence[float] = RATIOS) -> 
     model.eval()
     images = data.test_images + torch.randn_like(data.test_images)
     wanted = ink(data.test_images, GRID).view(-1, GRID, GRID)
-    print(pitome_fx.explain(model, images, options={"ratio": 0.8}))
+    print(pitome_fx.explain(model, (images,), ratio=0.8))
     with torch.no_grad():
         for ratio in ratios:
             answers = pitome_fx.transform(model, (images,), ratio=ratio)(images) > 0

@@ -37,7 +37,7 @@ def main(lowering: str = "inductor", config: ViTConfig = CONFIG, rounds: int = 1
     dense = torch.compile(model, backend=lowering)
     merged = torch.compile(model, backend="pitome", options={"lowering": lowering})
 
-    print(pitome_fx.explain(model, images))
+    print(pitome_fx.explain(model, (images,)))
     wanted, found = dense(images), merged(images)
     print(f"outputs: {[*found.shape]}, as the dense model's {[*wanted.shape]}")
     moved = (found - wanted).norm() / wanted.norm()

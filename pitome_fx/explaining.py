@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -35,12 +36,18 @@ NO_GRAPH = (
     "Python, where nothing merges (TORCH_LOGS='graph_breaks' says why)"
 )
 
+OLD_SPELLING = (
+    "pitome_fx.explain(model, *args, options={…}, **kwargs) will not be understood any more: write "
+    "pitome_fx.explain(model, args, kwargs, **options), as for transform"
+)
+
 
 def explain(
     model: torch.nn.Module | Any,
-    *args: Any,
-    options: Mapping[str, Any] | None = None,
-    **kwargs: Any,
+    args: Sequence[Any] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+    *inputs: Any,
+    **options: Any,
 ) -> Report:
     """Run the model once through the pass and report what becomes of it.
 
@@ -49,12 +56,18 @@ def explain(
 
     Args:
         model: a module or any callable that torch.compile takes; an ExportedProgram.
-        args, kwargs: inputs of the model.
+        args, kwargs: inputs of the model, as for ``transform``; an ExportedProgram needs none.
+        inputs: further inputs, in the spelling ``explain(model, *args, options={…}, **kwargs)``,
+            which is deprecated.
         options: as in ``Options``.
 
     Raises:
         OptionsError: an option is wrong.
     """
+    if _is_old_spelling(args, kwargs, inputs, options):
+        warnings.warn(OLD_SPELLING, FutureWarning, stacklevel=2)
+        args = tuple(x for x in (args, kwargs, *inputs) if x is not None)
+        kwargs, options = options, options.pop("options", None) or {}
     found = Findings(Options.parse(options))
     if isinstance(model, ExportedProgram):
         with on_trial(inputs_of(model)):
@@ -76,7 +89,7 @@ def explain(
         )
 
     try:
-        _compile_apart(model, record)(*args, **kwargs)
+        _compile_apart(model, record)(*(args or ()), **(kwargs or {}))
     except BackendCompilerFailed as failure:
         if isinstance(failure.inner_exception, PitomeError):
             raise failure.inner_exception from None
@@ -84,6 +97,17 @@ def explain(
     if not graphs:
         found.notes.append(NO_GRAPH)
     return found.report()
+
+
+def _is_old_spelling(args: Any, kwargs: Any, inputs: Any, options: Mapping[str, Any]) -> bool:
+    """Do the arguments hold the inputs themselves, and the options in a dict?"""
+    return (
+        not isinstance(args, Sequence | None)
+        or not isinstance(kwargs, Mapping | None)
+        or bool(inputs)
+        or "options" in options
+        or any(isinstance(value, torch.Tensor) for value in options.values())
+    )
 
 
 @dataclass

@@ -291,7 +291,7 @@ def test_inputs_and_parameters_are_not_written(build: Any) -> None:
 
 def test_explain_agrees_with_what_is_compiled() -> None:
     case = small()
-    report = pitome_fx.explain(case.model, *case.args, options={"ratio": 0.8})
+    report = pitome_fx.explain(case.model, case.args, ratio=0.8)
     with recording() as graphs:
         output_of(case, ratio=0.8, lowering="recording")
     matches = [n for n in graphs[0].graph.nodes if str(n.target) == "pitome.match.default"]

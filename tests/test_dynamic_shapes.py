@@ -168,7 +168,7 @@ class TestExported:
         merged = pitome_fx.transform(program, ratio=0.8, strict=True, form=form)
         if form == "pitome":
             in_form(merged, "portable")
-        pitome_fx.explain(program, options={"ratio": 0.8})
+        pitome_fx.explain(program, ratio=0.8)
         x = torch.randn(1, 5, 24)
         with torch.no_grad():
             assert_close(program.run_decompositions({}).module()(x), program.module()(x), 1e-6)

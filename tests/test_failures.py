@@ -136,7 +136,7 @@ def test_explain_reports_every_model_that_torch_compile_runs(name: str) -> None:
     build, merged, note = ODD[name]
     model, x = build().eval(), torch.randn(2, 24, 24)
     with torch.no_grad():
-        report = pitome_fx.explain(model, x, options=OPTIONS)
+        report = pitome_fx.explain(model, (x,), **OPTIONS)
     assert report.merged == merged
     assert note in " ".join(report.notes)
     assert bool(note) == bool(report.notes)
@@ -147,7 +147,7 @@ def test_explain_reports_every_model_that_torch_compile_runs(name: str) -> None:
 def test_what_vmap_runs_is_a_reason_not_to_merge(name: str) -> None:
     model, x = ODD[name][0]().eval(), torch.randn(2, 24, 24)
     with torch.no_grad():
-        reasons = [block.reason for block in pitome_fx.explain(model, x, options=OPTIONS).blocks]
+        reasons = [block.reason for block in pitome_fx.explain(model, (x,), **OPTIONS).blocks]
         with told() as messages:
             assert_equal(compiled(model, strict=False, **OPTIONS)(x), model(x))
     assert reasons and all("runs under torch.vmap" in str(reason) for reason in reasons)
@@ -158,7 +158,7 @@ def test_a_model_that_dynamo_gives_up_on_is_reported() -> None:
     """torch's own decoder asks whether its mask is causal, and breaks the graph in a loop."""
     decoder = nn.TransformerDecoder(nn.TransformerDecoderLayer(24, 3, 48, batch_first=True), 1)
     x, causal = torch.randn(2, 24, 24), nn.Transformer.generate_square_subsequent_mask(24)
-    report = pitome_fx.explain(decoder.eval(), x, x[:, :10], tgt_mask=causal, options=OPTIONS)
+    report = pitome_fx.explain(decoder.eval(), (x, x[:, :10]), {"tgt_mask": causal}, **OPTIONS)
     assert report.blocks == () and "captured no graph" in report.notes[0]
     with pytest.raises(CaptureError, match=r"torch\.export cannot trace"):
         pitome_fx.transform(decoder, (x, x[:, :10]), {"tgt_mask": causal}, **OPTIONS)
@@ -227,7 +227,7 @@ class TestFailingStage:
 
     def test_explain_notes_it(self, sentence: str) -> None:
         case = by_hand(depth=1)
-        report = pitome_fx.explain(case.model, *case.args, options=OPTIONS)
+        report = pitome_fx.explain(case.model, case.args, **OPTIONS)
         (note,) = report.notes
         assert note.startswith("a graph of this model runs dense: the pass failed")
         assert re.search(sentence, note)

@@ -168,8 +168,6 @@ def test_a_mask_that_hides_nothing_costs_nothing() -> None:
 
 def test_cross_attention_is_refused() -> None:
     layer = nn.TransformerDecoderLayer(24, 3, 48, batch_first=True).eval()
-    report = pitome_fx.explain(
-        layer, torch.randn(2, 24, 24), torch.randn(2, 24, 24), options={"ratio": 0.8}
-    )
+    report = pitome_fx.explain(layer, (torch.randn(2, 24, 24), torch.randn(2, 24, 24)), ratio=0.8)
     assert [block.merged for block in report.blocks] == [True, False]
     assert "cross-attention" in str(report.blocks[1].reason)

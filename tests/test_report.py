@@ -1,5 +1,6 @@
 """explain: a verdict for every attention site, and what the rewrite had to do."""
 
+import inspect
 import json
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch import nn
 
 import pitome_fx
-from pitome_fx import PitomeWarning, Report
+from pitome_fx import OptionsError, PitomeWarning, Report
 from tests.support.blocks import by_hand
 from tests.support.models import Case, timm_vit
 from tests.support.oracle import counts, explained
@@ -100,7 +101,7 @@ def test_lifts_and_projections_say_where_and_why() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return (self.body(x) * self.order).cumsum(1)[:, -1]
 
-    report = pitome_fx.explain(Pooled().eval(), *grid.args, options={"ratio": 0.8})
+    report = pitome_fx.explain(Pooled().eval(), grid.args, ratio=0.8)
     assert [(lift.op, lift.why) for lift in report.lifts] == [
         ("aten.cumsum.default", "the order of tokens matters")
     ]
@@ -109,7 +110,7 @@ def test_lifts_and_projections_say_where_and_why() -> None:
 
 
 def test_nothing_found_is_a_report_too() -> None:
-    report = pitome_fx.explain(nn.Linear(8, 8), torch.randn(2, 8))
+    report = pitome_fx.explain(nn.Linear(8, 8), (torch.randn(2, 8),))
     assert report.blocks == () and report.merged == 0
     assert report.flops_after == report.flops_before > 0
     assert "0 of 0" in str(report)
@@ -118,18 +119,32 @@ def test_nothing_found_is_a_report_too() -> None:
 def test_an_exported_program_is_explained_as_the_module_is() -> None:
     case = timm_vit()
     program = torch.export.export(case.model, case.args)
-    assert counts(pitome_fx.explain(program, options={"ratio": 0.8})) == counts(
-        explained(case, ratio=0.8)
-    )
+    assert counts(pitome_fx.explain(program, ratio=0.8)) == counts(explained(case, ratio=0.8))
 
 
 def test_a_refused_model_is_explained_without_a_warning() -> None:
     layer = nn.TransformerDecoderLayer(24, 3, 48, batch_first=True)
     x, memory = torch.randn(2, 24, 24), torch.randn(2, 10, 24)
     causal = nn.Transformer.generate_square_subsequent_mask(24)
-    report = pitome_fx.explain(layer.eval(), x, memory, tgt_mask=causal, options={"ratio": 0.8})
+    report = pitome_fx.explain(layer.eval(), (x, memory), {"tgt_mask": causal}, ratio=0.8)
     assert [block.merged for block in report.blocks] == [False, False]
     assert "structured attention mask" in str(report.blocks[0].reason)
     assert "cross-attention" in str(report.blocks[1].reason)
     with pytest.warns(PitomeWarning, match="cross-attention"):
         pitome_fx.transform(layer, (x, memory), {"tgt_mask": causal}, ratio=0.8)
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_the_old_spelling_of_explain_still_works(named: bool) -> None:
+    """Inputs one by one, options in a dict: with a warning that says what to write."""
+    case = timm_vit()
+    name = next(iter(inspect.signature(case.model.forward).parameters))
+    given, own = ((), {name: case.args[0]}) if named else (case.args, {})
+    with pytest.warns(FutureWarning, match=r"write pitome_fx\.explain\(model, args, kwargs"):
+        report = pitome_fx.explain(case.model, *given, options={"ratio": 0.8}, **own)
+    assert counts(report) == counts(explained(case, ratio=0.8))
+
+
+def test_a_wrong_option_of_explain_is_no_input() -> None:
+    with pytest.raises(OptionsError, match="Did you mean 'ratio'"):
+        pitome_fx.explain(nn.Linear(8, 8), (torch.randn(2, 8),), ratoi=0.9)

@@ -122,7 +122,7 @@ def test_the_graph_calls_what_the_model_calls() -> None:
 def test_explain_counts_what_runs_on_subclass_weights() -> None:
     case = small()
     reports = [
-        pitome_fx.explain(model, *case.args, options={"ratio": 0.8})
+        pitome_fx.explain(model, case.args, ratio=0.8)
         for model in (case.model, wrapped(case, OnlyLinear).model)
     ]
     assert len({(r.merged, r.flops_before, r.flops_after) for r in reports}) == 1

@@ -182,7 +182,7 @@ class TestCheckpointsThatSaveNothing:
 
     def test_the_report_says_so(self) -> None:
         x = by_hand().args[0]
-        report = explain(Checkpointed().train(), x, options={"ratio": 0.8})
+        report = explain(Checkpointed().train(), (x,), ratio=0.8)
         assert report.merged and any("checkpointing" in note for note in report.notes)
 
 

@@ -274,5 +274,5 @@ def test_verdicts_go_with_their_models() -> None:
 def test_explain_is_one_verdict_too() -> None:
     model = MERGING["breaks around a block"]()
     with torch.no_grad():
-        report = pitome_fx.explain(model, tokens(), options={"ratio": 0.8})
+        report = pitome_fx.explain(model, (tokens(),), ratio=0.8)
     assert (report.merged, len(report.blocks), report.notes) == (1, 1, ())

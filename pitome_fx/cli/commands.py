@@ -78,7 +78,7 @@ def _one_line_warnings(prog: str) -> Iterator[None]:
 def explain(parsed: argparse.Namespace) -> None:
     """Print the report."""
     call, options = _load(parsed)
-    report = pitome_fx.explain(call.model, *call.args, options=options, **call.kwargs)
+    report = pitome_fx.explain(call.model, call.args, call.kwargs, **options)
     print(report.to_json(indent=2) if parsed.json else report)
 
 

@@ -17,7 +17,7 @@ class TestExplain:
     def test_prints_the_report(self, cli: Cli) -> None:
         status, out, err = cli("explain", *SMALL, "--ratio", "0.8")
         call = small()
-        wanted = pitome_fx.explain(call.model, *call.args, options={"ratio": 0.8})
+        wanted = pitome_fx.explain(call.model, call.args, ratio=0.8)
         assert (status, err) == (0, "")
         assert out.strip() == str(wanted)
         assert "25 → 21" in out

@@ -54,4 +54,4 @@ def _sites(program: Program, options: Options) -> int:
     """Attention in Dynamo's graph."""
     module, inputs = build(program)
     with torch.no_grad():
-        return len(pitome_fx.explain(module, *inputs, options=options).blocks)
+        return len(pitome_fx.explain(module, inputs, **options).blocks)

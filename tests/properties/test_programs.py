@@ -140,7 +140,7 @@ def test_m_every_refusal_has_a_reason_and_a_place(program: Program, chosen: Opti
     chosen = of_users(chosen)
     module, inputs = build(program)
     with torch.no_grad():
-        report = pitome_fx.explain(module, *clones(inputs), options=chosen)
+        report = pitome_fx.explain(module, clones(inputs), **chosen)
     assert all(block.module and (block.merged or block.reason) for block in report.blocks)
     assert all(place.module for place in (*report.lifts, *report.projections))
 

@@ -46,7 +46,7 @@ def transformed(case: Case, **options: Any) -> GraphModule:
 def explained(case: Case, **options: Any) -> Report:
     """The report on the case's model."""
     with torch.no_grad():
-        return pitome_fx.explain(case.model, *case.args, options=options, **case.kwargs)
+        return pitome_fx.explain(case.model, case.args, case.kwargs, **options)
 
 
 def counts(report: Report) -> list[tuple[int, int]]:
