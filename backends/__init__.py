@@ -2,7 +2,14 @@
 
 dynamo      what ``torch.compile(model, backend="pitome")`` calls
 verdict     what is said of a function of several graphs
-lowering    Inductor, and any other registered Dynamo backend
-openvino    OpenVINO's Dynamo backend
-tensorrt    Torch-TensorRT, for Dynamo graphs and for exported programs
+lowering    calls the lowering that the options name; one file each:
+inductor      the default, with what its caches are told
+eager         the graph as it is
+openvino      OpenVINO's Dynamo backend
+tensorrt      Torch-TensorRT, for Dynamo graphs and for exported programs
+registered    any other registered Dynamo backend
+fallback    the first run of a lowered graph, and what runs if it fails
 """
+
+# Registration happens on import.
+from pitome_fx.backends import eager, inductor, openvino, tensorrt  # noqa: F401

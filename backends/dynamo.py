@@ -12,7 +12,8 @@ from torch._guards import TracingContext, tracing
 from torch.fx import GraphModule
 
 from pitome_fx.backends.fallback import with_fallback
-from pitome_fx.backends.lowering import check_lowering, lower, with_form
+from pitome_fx.backends.inductor import with_form
+from pitome_fx.backends.lowering import check_lowering, lower
 from pitome_fx.backends.verdict import verdict_on
 from pitome_fx.errors import (
     OptionsError,
@@ -24,6 +25,7 @@ from pitome_fx.errors import (
 )
 from pitome_fx.frontends import is_pitome_op
 from pitome_fx.guards import is_symbolic, on_trial
+from pitome_fx.lowerings import Job
 from pitome_fx.options import Options
 from pitome_fx.passes import pipeline
 from pitome_fx.passes.capture import NothingToTraceError, capture_dynamo
@@ -61,7 +63,7 @@ def pitome(
     if merged is not None:
         written = written_inputs(merged)
         try:
-            lowered = lower(merged, example_inputs, parsed, mode, merged=True)
+            lowered = lower(Job(merged, example_inputs, parsed, mode, merged=True))
             if parsed.strict:
                 return lowered
             dense = _dense(graph, example_inputs, parsed, mode)
@@ -70,7 +72,7 @@ def pitome(
             raise
         except Exception as error:
             _warn_or_raise(error, parsed, "the lowering of its merged graph failed")
-    return lower(graph, example_inputs, parsed, mode, merged=False)
+    return lower(Job(graph, example_inputs, parsed, mode, merged=False))
 
 
 def _dense(
@@ -84,7 +86,7 @@ def _dense(
         if symbolic:
             return graph.forward  # No guard that compiling it asked for would be heeded any more.
         with tracing(context):
-            return lower(graph, example_inputs, options, mode, merged=False)
+            return lower(Job(graph, example_inputs, options, mode, merged=False))
 
     return lower_dense
 

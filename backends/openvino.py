@@ -2,38 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
-from torch.fx import GraphModule
+from torch._dynamo.exc import InvalidBackend
 
+from pitome_fx.backends.registered import look_up, refuse_options
 from pitome_fx.errors import LoweringError, OptionsError
 from pitome_fx.guards import is_symbolic
+from pitome_fx.lowerings import Compiled, Job, Lowering, register_lowering
+from pitome_fx.options import Options
 
 
-def compile_graph(
-    backend: Callable[..., Any],
-    graph: GraphModule,
-    example_inputs: Sequence[Any],
-    options: Mapping[str, Any],
-    *,
-    merged: bool,
-) -> Callable[..., Any]:
-    """Lower a Dynamo graph.
+def check(options: Options) -> None:
+    """The package must be there."""
+    refuse_options(options, _backend())
 
-    Args:
-        backend: what OpenVINO has registered.
-        graph: the dense graph, or a merged one in portable form.
-        example_inputs: its inputs.
-        options: of that backend, such as ``{"config": {"INFERENCE_PRECISION_HINT": "f32"}}``.
+
+def compile_job(job: Job) -> Compiled:
+    """A dense graph, or a merged one in portable form.
+
+    Options are those of the backend, such as ``{"config": {"INFERENCE_PRECISION_HINT": "f32"}}``.
 
     Raises:
         LoweringError: OpenVINO could not take the merged graph, or one of its sizes is symbolic.
         OptionsError: an option would hide whether it could.
     """
+    graph, example_inputs, options, merged = job.graph, job.example_inputs, job.settings, job.merged
+    backend = _backend()
     settings = {"options": dict(options)} if options else {}
     if merged and any(is_symbolic(value) for value in example_inputs):
         raise LoweringError(
@@ -59,6 +58,18 @@ def compile_graph(
     return _with_own_outputs(compiled)
 
 
+def _backend() -> Compiled:
+    """What OpenVINO has registered."""
+    try:
+        return look_up("openvino")
+    except OptionsError as error:
+        if isinstance(error.__cause__, InvalidBackend):
+            raise OptionsError(
+                "lowering='openvino' needs the package openvino: pip install 'pitome-fx[openvino]'"
+            ) from error.__cause__
+        raise
+
+
 def _with_own_outputs(compiled: Callable[..., Any]) -> Callable[..., Any]:
     """OpenVINO returns views of buffers of its own, which the next call writes again."""
 
@@ -66,3 +77,6 @@ def _with_own_outputs(compiled: Callable[..., Any]) -> Callable[..., Any]:
         return pytree.tree_map_only(Tensor, Tensor.clone, compiled(*args))
 
     return run
+
+
+OPENVINO = register_lowering(Lowering(("openvino",), check, compile_job, form="portable"))

@@ -8,7 +8,7 @@ keys. A failed build would hand back the original graph.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -18,6 +18,8 @@ from torch.fx import GraphModule
 from pitome_fx.deploy import sorts_stably
 from pitome_fx.errors import LoweringError, OptionsError
 from pitome_fx.frontends import is_pitome_op
+from pitome_fx.lowerings import Compiled, Job, Lowering, register_lowering
+from pitome_fx.options import Options
 
 MAX_SORTED = 3840
 """Elements that TensorRT's TopK takes."""
@@ -46,25 +48,23 @@ def load() -> Any:
         ) from error
 
 
-def compile_graph(
-    graph: GraphModule, example_inputs: Sequence[Any], options: Mapping[str, Any]
-) -> Callable[..., Any]:
-    """Lower a Dynamo graph, as ``lowering="tensorrt"`` of torch.compile.
+def check(options: Options) -> None:
+    """There must be a GPU, and the package."""
+    load()
 
-    Args:
-        graph: the dense graph, or a merged one in portable form.
-        example_inputs: its inputs.
-        options: settings of Torch-TensorRT.
+
+def compile_job(job: Job) -> Compiled:
+    """A dense graph, or a merged one in portable form; options are those of Torch-TensorRT.
 
     Raises:
         OptionsError: TensorRT is not available, or a setting contradicts what is always set.
         LoweringError: TensorRT cannot sort that many tokens, or an unknown number of them.
     """
-    settings = _settings(options)
+    settings = _settings(job.settings)
     load()
-    check_sorts(graph)
-    backend: Callable[..., Any] = torch._dynamo.lookup_backend("torch_tensorrt")
-    return backend(graph, list(example_inputs), options=settings)
+    check_sorts(job.graph)
+    backend: Compiled = torch._dynamo.lookup_backend("torch_tensorrt")
+    return backend(job.graph, list(job.example_inputs), options=settings)
 
 
 def compile_exported(program: ExportedProgram, **settings: Any) -> Any:
@@ -126,3 +126,13 @@ def check_sorts(graph: GraphModule) -> None:
                 f"TensorRT orders at most {MAX_SORTED} tokens and a block of this model has "
                 f"{count}: let it merge in later blocks only (blocks=), or shorten its input"
             )
+
+
+TENSORRT = register_lowering(
+    Lowering(
+        ("tensorrt", "torch_tensorrt", "aot_torch_tensorrt_aten"),
+        check,
+        compile_job,
+        form="portable",
+    )
+)

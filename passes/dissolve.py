@@ -11,27 +11,19 @@ from torch.fx import GraphModule, Interpreter
 
 from pitome_fx.algorithms import is_shipped
 from pitome_fx.guards import unguarded
+from pitome_fx.lowerings import Form
 from pitome_fx.ops import OPS
-from pitome_fx.options import Form
 from pitome_fx.passes.capture import fake_mode_of, restore_placeholders, trace
 from pitome_fx.passes.failures import failing_in
 from pitome_fx.passes.subclasses import restore_calls
-from pitome_fx.portable import PORTABLE, gather
+from pitome_fx.portable import PORTABLE
 
 Bodies = Mapping[Any, Callable[..., Any]]
 
 
-def _op(name: str) -> Any:
-    return getattr(torch.ops.pitome, name).default
-
-
 BODIES: dict[Form, Bodies] = {
-    "aten": {_op(name): body for name, (body, _, _) in OPS.items()},
-    # The rewrite itself gathers where it follows a token through several merges.
-    "portable": {
-        **{_op(name): body for name, body in PORTABLE.items()},
-        torch.ops.aten.gather.default: gather,
-    },
+    "aten": {op.overload: op.body for op in OPS.values()},
+    "portable": {OPS[name].overload: body for name, body in PORTABLE.items()},
 }
 """Form → what each op of the graph is replaced by."""
 
@@ -50,7 +42,7 @@ def dissolve(
     """
     if form == "pitome":
         return graph
-    matches = graph.graph.find_nodes(op="call_function", target=_op("match"))
+    matches = graph.graph.find_nodes(op="call_function", target=OPS["match"].overload)
     own = all(is_shipped(node.args[3]) for node in matches)
     with nullcontext() if guarded or not own else unguarded(inputs):
         dissolved = trace(_Dissolve(graph, BODIES[form]).run, inputs, fake_mode_of(inputs))

@@ -12,13 +12,14 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from pitome_fx.ops import OPS
 from pitome_fx.passes.axes import Size, hint
 from pitome_fx.passes.families import COSTLY, SDPA
 from pitome_fx.passes.subclasses import op_of
 
 aten = torch.ops.aten
 
-COUNTED = COSTLY | {torch.ops.pitome.match.default, torch.ops.pitome.merge.default}
+COUNTED = COSTLY | {op.overload for op in OPS.values() if op.costly}
 
 
 class FlopCounter:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pitome_fx.ops import emit
 from pitome_fx.passes.align import with_batch
 from pitome_fx.passes.axes import Atom, Dim, TokenTensor, product
 from pitome_fx.passes.detect import Block
@@ -51,7 +52,7 @@ def present_padding(
         return None
     hidden = [_hidden_keys(replay, block, mask) for mask in masks]
     padding = hidden[0] if len(hidden) == 1 else torch.stack(hidden).any(0)
-    return padding if parent is None else padding.gather(1, parent.representative)
+    return padding if parent is None else emit("pick", padding, parent.representative)
 
 
 def kept_apart(

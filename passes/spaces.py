@@ -67,8 +67,7 @@ class TokenSpace:
 
     def members(self, rows: Tensor) -> Tensor:
         """(B, N, F) → (B, N', F): the value of one member of each group."""
-        index = self.representative.unsqueeze(-1).expand(-1, -1, rows.shape[-1])
-        return rows.gather(1, index)
+        return emit("pick", rows, self.representative)
 
     @property
     def uncut(self) -> TokenSpace:
@@ -230,8 +229,8 @@ def merged_space(
         batch=batch,
         count=kept.shape[1],
         size=emit("merge_size", size, *step),
-        assign=assign if parent is None else assign.gather(1, parent.assign),
-        representative=kept if parent is None else parent.representative.gather(1, kept),
+        assign=assign if parent is None else emit("pick", assign, parent.assign),
+        representative=kept if parent is None else emit("pick", parent.representative, kept),
         front=front,
         back=back,
         parent=parent,

@@ -16,7 +16,7 @@ from torch.fx import GraphModule
 
 from pitome_fx.errors import DeployError, in_short
 from pitome_fx.frontends import in_form
-from pitome_fx.options import Form
+from pitome_fx.lowerings import Form
 
 Runnable = Callable[..., Any]
 

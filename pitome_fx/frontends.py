@@ -13,7 +13,8 @@ from torch.fx import GraphModule
 
 from pitome_fx.errors import CaptureError, PitomeWarning, RefusedError, in_short
 from pitome_fx.guards import drop_layout_guards, on_trial
-from pitome_fx.options import Form, Options, known_lowerings, unknown_lowering
+from pitome_fx.lowerings import Form, known_lowerings, unknown_lowering
+from pitome_fx.options import Options
 from pitome_fx.passes import pipeline
 from pitome_fx.passes.capture import capture_exported
 from pitome_fx.passes.dissolve import dissolve

@@ -8,7 +8,7 @@ N tokens, N' groups, k = N − N' moved tokens, F features. Indices are int64, s
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.utils._pytree as pytree
@@ -118,6 +118,11 @@ def unmerge(x: Tensor, assign: Tensor) -> Tensor:
     return take(x, assign)
 
 
+def pick(x: Tensor, index: Tensor) -> Tensor:
+    """Entries ``index`` (B, M) of x along its tokens: (B, N) → (B, M), (B, N, F) → (B, M, F)."""
+    return x.gather(1, index) if x.dim() == 2 else take(x, index)
+
+
 def _highest(values: Tensor, index: Tensor, groups: int) -> Tensor:
     """The highest member of each group, (B, N, F) → (B, N', F), without gradient; 0 if infinite."""
     lowest = values.new_full((values.shape[0], groups, values.shape[2]), -torch.inf)
@@ -183,45 +188,69 @@ def _unmerge_shape(x: Tensor, assign: Tensor) -> Tensor:
     return x.new_empty((*assign.shape, x.shape[2]))
 
 
+def _pick_shape(x: Tensor, index: Tensor) -> Tensor:
+    return x.new_empty((*index.shape, *x.shape[2:]))
+
+
 def _group_shape(x: Tensor, assign: Tensor, size: Tensor) -> Tensor:
     return x.new_empty((*size.shape, x.shape[2]))
 
 
-OPS: dict[str, tuple[Callable[..., Any], Callable[..., Any], str]] = {
-    "match": (
-        match,
-        _match_shape,
-        "(Tensor metric, Tensor size, Tensor? padding, str algorithm, SymInt k,"
-        " SymInt front, SymInt back, float margin, float alpha) -> (Tensor, Tensor, Tensor)",
-    ),
-    "merge_size": (
-        merge_size,
-        _merge_size_shape,
-        "(Tensor size, Tensor kept, Tensor moved, Tensor target) -> Tensor",
-    ),
-    "merge": (
-        merge,
-        _merge_shape,
-        "(Tensor x, Tensor size, Tensor kept, Tensor moved, Tensor target) -> Tensor",
-    ),
-    "assignment": (
-        assignment,
-        _assignment_shape,
-        "(Tensor kept, Tensor moved, Tensor target) -> Tensor",
-    ),
-    "unmerge": (unmerge, _unmerge_shape, "(Tensor x, Tensor assign) -> Tensor"),
-    "project": (project, _group_shape, "(Tensor x, Tensor assign, Tensor size) -> Tensor"),
-    "group_logsumexp": (
-        group_logsumexp,
-        _group_shape,
-        "(Tensor bias, Tensor assign, Tensor size) -> Tensor",
-    ),
-}
-"""Name → body, shapes of the result, schema."""
+class Op(NamedTuple):
+    """One pitome op.
 
-for _name, (_body, _, _schema) in OPS.items():
-    LIBRARY.define(_name + _schema, tags=torch.Tag.pt2_compliant_tag)
-    LIBRARY.impl(_name, _body, "CompositeImplicitAutograd")
+    Attributes:
+        body: what it computes, in ATen.
+        shape: empty results for its arguments.
+        schema: its arguments and results.
+        costly: it multiplies matrices, so that its FLOPs count.
+    """
+
+    body: Callable[..., Any]
+    shape: Callable[..., Any]
+    schema: str
+    costly: bool = False
+
+    @property
+    def overload(self) -> torch._ops.OpOverload:
+        """As it is called in a graph."""
+        found: torch._ops.OpOverload = getattr(torch.ops.pitome, self.body.__name__).default
+        return found
+
+
+OPS = {
+    op.body.__name__: op
+    for op in (
+        Op(
+            match,
+            _match_shape,
+            "(Tensor metric, Tensor size, Tensor? padding, str algorithm, SymInt k,"
+            " SymInt front, SymInt back, float margin, float alpha) -> (Tensor, Tensor, Tensor)",
+            costly=True,
+        ),
+        Op(
+            merge_size,
+            _merge_size_shape,
+            "(Tensor size, Tensor kept, Tensor moved, Tensor target) -> Tensor",
+        ),
+        Op(
+            merge,
+            _merge_shape,
+            "(Tensor x, Tensor size, Tensor kept, Tensor moved, Tensor target) -> Tensor",
+            costly=True,
+        ),
+        Op(assignment, _assignment_shape, "(Tensor kept, Tensor moved, Tensor target) -> Tensor"),
+        Op(unmerge, _unmerge_shape, "(Tensor x, Tensor assign) -> Tensor"),
+        Op(pick, _pick_shape, "(Tensor x, Tensor index) -> Tensor"),
+        Op(project, _group_shape, "(Tensor x, Tensor assign, Tensor size) -> Tensor"),
+        Op(group_logsumexp, _group_shape, "(Tensor bias, Tensor assign, Tensor size) -> Tensor"),
+    )
+}
+"""Every op by its name."""
+
+for _name, _op in OPS.items():
+    LIBRARY.define(_name + _op.schema, tags=torch.Tag.pt2_compliant_tag)
+    LIBRARY.impl(_name, _op.body, "CompositeImplicitAutograd")
 
 
 def _without_guards(args: Any) -> AbstractContextManager[None]:
@@ -236,7 +265,7 @@ def emit(name: str, *args: Any) -> Any:
 
     The tracer would run the body of some fifty ATen ops only to learn the shape of its result.
     """
-    op = getattr(torch.ops.pitome, name).default
+    op = OPS[name].overload
     mode = get_proxy_mode()
     if mode is None:
         return op(*args)
@@ -245,5 +274,5 @@ def emit(name: str, *args: Any) -> Any:
     proxy = tracer.create_proxy("call_function", op, proxies, {}, name=name)
     with _without_guards(args):
         with disable_proxy_modes_tracing():
-            value = OPS[name][1](*args)
+            value = OPS[name].shape(*args)
         return track_tensor_tree(value, proxy, constant=None, tracer=tracer)

@@ -7,33 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import torch
-
 from pitome_fx.algorithms import ALGORITHMS
 from pitome_fx.errors import OptionsError
+from pitome_fx.lowerings import Form, form_of
 
 AMOUNTS = ("ratio", "r", "flops", "schedule")
 DEFAULT_FLOPS = 0.6
 MIN_RATIO = 0.5
-Form = Literal["pitome", "aten", "portable"]
 FORMS: tuple[Form, ...] = ("pitome", "aten", "portable")
-TENSORRT = ("tensorrt", "torch_tensorrt", "aot_torch_tensorrt_aten")
-PORTABLE_LOWERINGS = ("openvino", *TENSORRT)
-"""Lowerings to engines that know few ops."""
-
-
-def known_lowerings() -> set[str]:
-    """Names that ``lowering=`` takes; not all of them need to be installed."""
-    registered = torch._dynamo.list_backends(exclude_tags=None)
-    return {*registered, "eager", "inductor", *PORTABLE_LOWERINGS} - {"pitome"}
-
-
-def unknown_lowering(name: str) -> OptionsError:
-    """The error for a lowering that is none of these."""
-    return OptionsError(
-        f"lowering={name!r} is no registered Dynamo backend. "
-        f"Registered: {', '.join(sorted(known_lowerings()))}."
-    )
 
 
 @dataclass(frozen=True)
@@ -154,7 +135,7 @@ class Options:
             alpha=own.alpha if self.alpha is None else self.alpha,
             metric=own.metric if self.metric is None else self.metric,
             blocks=own.blocks if self.blocks is None else self.blocks,
-            form=self.form or ("portable" if self.lowering in PORTABLE_LOWERINGS else "pitome"),
+            form=self.form or form_of(self.lowering),
         )
 
 

@@ -217,6 +217,7 @@ PORTABLE: dict[str, Callable[..., Any]] = {
     "merge": merge,
     "assignment": assignment,
     "unmerge": rows,
+    "pick": rows,
     "project": project,
     "group_logsumexp": group_logsumexp,
 }

@@ -143,7 +143,7 @@ class TestOpenVinoLowering:
         def gave_up(graph: Any, inputs: Any, **settings: Any) -> Any:
             return graph.forward
 
-        monkeypatch.setattr(lowering, "_dynamo_backend", lambda name: gave_up)
+        monkeypatch.setattr(torch._dynamo, "lookup_backend", lambda name: gave_up)
         case = by_hand(depth=1)
         with told() as messages:
             output = output_of(case, ratio=0.8, lowering="openvino", strict=False)
@@ -170,7 +170,7 @@ class TestOpenVinoLowering:
         def fx_openvino(graph: Any, inputs: Any, options: Any = None) -> Any:
             return graph.forward
 
-        monkeypatch.setattr(lowering, "_dynamo_backend", lambda name: fx_openvino)
+        monkeypatch.setattr(torch._dynamo, "lookup_backend", lambda name: fx_openvino)
         case = by_hand(depth=1)
         given = {"ratio": 0.8, "lowering": "openvino", "lowering_options": options, "strict": True}
         model = torch.compile(case.model, backend="pitome", options=given, **settings)

@@ -42,6 +42,7 @@ def arguments(name: str) -> tuple[Any, ...]:
         "merge": (x, size, kept, moved, target),
         "assignment": (kept, moved, target),
         "unmerge": (torch.randn(B, N - K, F, dtype=torch.float64, requires_grad=True), assign),
+        "pick": (x, moved),
         "project": (x, assign, groups),
         "group_logsumexp": (x, assign, groups),
     }[name]
@@ -54,16 +55,15 @@ def test_op_is_well_formed(name: str) -> None:
 
 @pytest.mark.parametrize("name", OPS)
 def test_shape_function_agrees_with_the_body(name: str) -> None:
-    body, shape_of, _ = OPS[name]
-    real = body(*arguments(name))
+    real = OPS[name].body(*arguments(name))
     with FakeTensorMode(allow_non_fake_inputs=True):
-        fake = shape_of(*arguments(name))
+        fake = OPS[name].shape(*arguments(name))
     pairs = zip(real, fake, strict=True) if isinstance(real, tuple) else [(real, fake)]
     for a, b in pairs:
         assert (a.shape, a.dtype) == (b.shape, b.dtype)
 
 
-@pytest.mark.parametrize("name", ["merge", "unmerge", "project", "group_logsumexp"])
+@pytest.mark.parametrize("name", ["merge", "unmerge", "pick", "project", "group_logsumexp"])
 def test_gradients(name: str) -> None:
     x, *rest = arguments(name)
     x = x.detach().requires_grad_()

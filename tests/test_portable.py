@@ -6,16 +6,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import GraphModule
 
 import pitome_fx
 from pitome_fx import ALGORITHMS, OptionsError, portable
 from pitome_fx.ops import OPS
 from pitome_fx.portable import PORTABLE
-from tests.support.blocks import BY_HAND
+from tests.support.blocks import BY_HAND, by_hand
 from tests.support.compiled import has_pitome_nodes, output_of, recording
-from tests.support.models import HUGGING_FACE, TIMM, TORCH
+from tests.support.models import HUGGING_FACE, TIMM, TORCH, Case
 from tests.support.oracle import assert_close, assert_equal, expected, transformed
 
 MODELS = {**TIMM, **HUGGING_FACE, **TORCH, **BY_HAND}
@@ -136,6 +136,25 @@ class TestChoice:
     def test_unknown(self) -> None:
         with pytest.raises(OptionsError, match=r"form=.onnx. is not allowed: .*portable"):
             transformed(BY_HAND["sdpa"](), form="onnx")
+
+
+class Picking(nn.Module):
+    """A transformer that picks channels by index, as its author wrote it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = by_hand(pool="none", depth=2).model
+
+    def forward(self, x: Tensor) -> Tensor:
+        order = torch.arange(x.shape[-1] - 1, -1, -1).expand(x.shape)
+        return self.body(x.gather(-1, order))
+
+
+def test_the_gathers_of_a_program_stay() -> None:
+    case = Case(Picking().double().eval(), by_hand().args)
+    graph = transformed(case, ratio=0.8, form="portable")
+    gathers = graph.graph.find_nodes(op="call_function", target=torch.ops.aten.gather.default)
+    assert len(gathers) == 1
 
 
 class TestBodies:

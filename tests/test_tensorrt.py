@@ -17,6 +17,8 @@ from torch._dynamo.exc import BackendCompilerFailed
 import pitome_fx
 from pitome_fx import LoweringError, OptionsError
 from pitome_fx.backends import tensorrt
+from pitome_fx.backends.lowering import lower
+from pitome_fx.lowerings import Job
 from tests.support.blocks import by_hand
 from tests.support.compiled import output_of
 from tests.support.oracle import assert_close, transformed
@@ -77,7 +79,9 @@ def test_settings_that_would_be_silent_errors_are_refused(setting: dict[str, boo
     case = by_hand(depth=1)
     (name,) = setting
     with pytest.raises(OptionsError, match=rf"{name}=\w+ is not allowed.*without a word"):
-        tensorrt.compile_graph(transformed(case, ratio=0.8, form="portable"), case.args, setting)
+        graph = transformed(case, ratio=0.8, form="portable")
+        options = pitome_fx.Options(lowering="tensorrt", lowering_options=setting)
+        lower(Job(graph, case.args, options, None, merged=True))
     program = torch.export.export(case.model, case.args)
     with pytest.raises(OptionsError, match=f"{name} is always"):
         tensorrt.compile_exported(program, **setting)

@@ -92,14 +92,14 @@ MUTANTS = [
     Mutant(
         "a later merge forgets the earlier one",
         "passes/spaces.py",
-        "assign if parent is None else assign.gather(1, parent.assign)",
+        'assign if parent is None else emit("pick", assign, parent.assign)',
         "assign if parent is None else parent.assign",
         ORACLE,
     ),
     Mutant(
         "representatives of groups, not of tokens",
         "passes/spaces.py",
-        "kept if parent is None else parent.representative.gather(1, kept)",
+        'kept if parent is None else emit("pick", parent.representative, kept)',
         "kept",
         PADDING,
     ),

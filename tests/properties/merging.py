@@ -133,6 +133,7 @@ def arguments(name: str, state: State, metric: Tensor, merging: Merging) -> tupl
         "merge": (x, size, kept, moved, target),
         "assignment": (kept, moved, target),
         "unmerge": (state.metric.clone().requires_grad_(), assign),
+        "pick": (x, moved),
         "project": (x, assign, groups),
         "group_logsumexp": (x, assign, groups),
     }[name]
