@@ -2,7 +2,8 @@
 
 dynamo      what ``torch.compile(model, backend="pitome")`` calls
 verdict     what is said of a function of several graphs
-lowering    calls the lowering that the options name; one file each:
+lower       calls the lowering that the options name
+lowering    what a lowering is; one file each:
 inductor      the default, with what its caches are told
 eager         the graph as it is
 openvino      OpenVINO's Dynamo backend

@@ -13,7 +13,8 @@ from torch.fx import GraphModule
 
 from pitome_fx.backends.fallback import with_fallback
 from pitome_fx.backends.inductor import with_form
-from pitome_fx.backends.lowering import check_lowering, lower
+from pitome_fx.backends.lower import check_lowering, lower
+from pitome_fx.backends.lowering import Job
 from pitome_fx.backends.verdict import verdict_on
 from pitome_fx.errors import (
     OptionsError,
@@ -23,14 +24,13 @@ from pitome_fx.errors import (
     RefusedError,
     in_short,
 )
-from pitome_fx.frontends import is_pitome_op
-from pitome_fx.guards import is_symbolic, on_trial
-from pitome_fx.lowerings import Job
+from pitome_fx.ops import is_pitome_op
 from pitome_fx.options import Options
 from pitome_fx.passes import pipeline
-from pitome_fx.passes.capture import NothingToTraceError, capture_dynamo
+from pitome_fx.passes.capture.functional import written_inputs
+from pitome_fx.passes.capture.guards import is_symbolic, on_trial
+from pitome_fx.passes.capture.program import NothingToTraceError, capture_dynamo
 from pitome_fx.passes.failures import REPORT_IT, failing_in, runs_dense
-from pitome_fx.passes.functional import written_inputs
 from pitome_fx.passes.pipeline import Outcome
 from pitome_fx.passes.reporting import make_report
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from pitome_fx.backends.lowering import Compiled, Job, Lowering, register_lowering
 from pitome_fx.errors import OptionsError
-from pitome_fx.lowerings import Compiled, Job, Lowering, register_lowering
 from pitome_fx.options import Options
 
 

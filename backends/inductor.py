@@ -16,8 +16,8 @@ from torch._inductor.custom_graph_pass import CustomGraphPass
 
 import pitome_fx
 from pitome_fx.algorithms import ALGORITHMS, Algorithm, is_shipped
+from pitome_fx.backends.lowering import Compiled, Job, Lowering, register_lowering
 from pitome_fx.errors import OptionsError
-from pitome_fx.lowerings import Compiled, Job, Lowering, register_lowering
 from pitome_fx.ops import OPS
 from pitome_fx.options import Options
 

@@ -1,36 +1,72 @@
-"""Lowers a graph by the lowering that the options name."""
+"""What a lowering is, and the table of them; one file each beside this one."""
 
 from __future__ import annotations
 
-from pitome_fx.backends.registered import REGISTERED
-from pitome_fx.errors import OptionsError
-from pitome_fx.lowerings import LOWERINGS, Compiled, Job, Lowering
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch.fx import GraphModule
+
+from pitome_fx.lowerings import FORMS, Form
 from pitome_fx.options import Options
 
-
-def check_lowering(options: Options, mode: str | None) -> None:
-    """Fail on an unknown lowering, or an option it does not take, before any work is done."""
-    lowering = _lowering(options)
-    if mode is not None and not lowering.takes_mode:
-        taking = next(name for name, own in LOWERINGS.items() if own.takes_mode)
-        raise OptionsError(f"mode={mode!r} is for lowering={taking!r} only")
-    if lowering.form == "portable" and options.form in ("pitome", "aten"):
-        raise OptionsError(
-            f"form={options.form!r} is nothing that lowering={options.lowering!r} takes: leave "
-            "form out, or give form='portable'"
-        )
-    lowering.check(options)
+Compiled = Callable[..., Any]
 
 
-def lower(job: Job) -> Compiled:
-    """Compile a graph.
+@dataclass(frozen=True)
+class Job:
+    """A graph to be lowered.
 
-    Raises:
-        OptionsError: there is no such lowering, or it does not take the options given.
-        LoweringError: the engine cannot take this graph.
+    Attributes:
+        example_inputs: its inputs.
+        mode: ``mode=`` of torch.compile; None for lowerings that take none.
+        merged: does the graph run on merged tokens?
     """
-    return _lowering(job.options).compile(job)
+
+    graph: GraphModule
+    example_inputs: Sequence[Any]
+    options: Options
+    mode: str | None
+    merged: bool
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The lowering's own options."""
+        return self.options.lowering_options
 
 
-def _lowering(options: Options) -> Lowering:
-    return LOWERINGS.get(options.lowering, REGISTERED)
+class Check(Protocol):
+    """Raises OptionsError for a lowering that is not there, or an option that it does not take."""
+
+    def __call__(self, options: Options) -> None: ...
+
+
+@dataclass(frozen=True)
+class Lowering:
+    """One lowering.
+
+    Attributes:
+        names: what ``lowering=`` calls it.
+        check: run before any work is done.
+        compile: raises LoweringError where the engine cannot take the graph.
+        form: the form of merged graphs that it takes, if the user names none.
+        takes_mode: it is told the ``mode=`` of torch.compile.
+    """
+
+    names: tuple[str, ...]
+    check: Check
+    compile: Callable[[Job], Compiled]
+    form: Form = "pitome"
+    takes_mode: bool = False
+
+
+LOWERINGS: dict[str, Lowering] = {}
+"""Those with a file of their own, by name."""
+
+
+def register_lowering(lowering: Lowering) -> Lowering:
+    """Add a lowering to the table."""
+    LOWERINGS.update(dict.fromkeys(lowering.names, lowering))
+    FORMS.update(dict.fromkeys(lowering.names, lowering.form))
+    return lowering

@@ -10,11 +10,11 @@ import torch.utils._pytree as pytree
 from torch import Tensor
 from torch._dynamo.exc import InvalidBackend
 
+from pitome_fx.backends.lowering import Compiled, Job, Lowering, register_lowering
 from pitome_fx.backends.registered import look_up, refuse_options
 from pitome_fx.errors import LoweringError, OptionsError
-from pitome_fx.guards import is_symbolic
-from pitome_fx.lowerings import Compiled, Job, Lowering, register_lowering
 from pitome_fx.options import Options
+from pitome_fx.passes.capture.guards import is_symbolic
 
 
 def check(options: Options) -> None:

@@ -7,8 +7,9 @@ import inspect
 import torch
 from torch._dynamo.exc import InvalidBackend
 
+from pitome_fx.backends.lowering import Compiled, Job, Lowering
 from pitome_fx.errors import OptionsError
-from pitome_fx.lowerings import Compiled, Job, Lowering, unknown_lowering
+from pitome_fx.lowerings import unknown_lowering
 from pitome_fx.options import Options
 
 

@@ -15,10 +15,10 @@ import torch
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
+from pitome_fx.backends.lowering import Compiled, Job, Lowering, register_lowering
 from pitome_fx.deploy import sorts_stably
 from pitome_fx.errors import LoweringError, OptionsError
-from pitome_fx.frontends import is_pitome_op
-from pitome_fx.lowerings import Compiled, Job, Lowering, register_lowering
+from pitome_fx.ops import is_pitome_op
 from pitome_fx.options import Options
 
 MAX_SORTED = 3840

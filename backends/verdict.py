@@ -22,9 +22,8 @@ from torch.fx import GraphModule
 from torch.utils.weak import WeakIdKeyDictionary
 
 from pitome_fx.errors import PitomeWarning, RefusedError
-from pitome_fx.frontends import why_nothing_merges
 from pitome_fx.options import Options
-from pitome_fx.report import BlockReport
+from pitome_fx.report import BlockReport, why_nothing_merges
 
 Fate = Literal["merged", "dense", "failed"]
 

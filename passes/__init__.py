@@ -1,11 +1,11 @@
-"""The pipeline, stage by stage:
+"""The pass, from any traced program to its merged graph: ``pipeline``, stage by stage.
 
     capture   any traced program → one pre-dispatch ATen graph
     detect    dimension identities, attention sites, merge points, protected tokens
     plan      how many tokens every block removes
-    rewrite   replay the graph with token rules, merging at the planned points
+    rewrite   the graph on merged tokens, as far as that pays
+    dissolve  other bodies for the pitome ops, for where the graph is to run
 
-What the stages speak: ``axes`` (dimensions), ``spaces`` (merge states), ``masks``, ``replay``
-(the interpreter), ``rules`` (what each op makes of merged tokens), ``metric`` (what tokens are
-compared by).
+What the stages stand on: ``aten`` (which op does what to values), ``tokens`` (axes, token spaces,
+dimensions), ``replay`` (the interpreter), ``rules`` (what each op makes of merged tokens).
 """

@@ -15,13 +15,13 @@ import torch
 from torch.fx import GraphModule
 
 from pitome_fx.options import Options
-from pitome_fx.passes.capture import Program
-from pitome_fx.passes.detect import Detection, detect
-from pitome_fx.passes.dissolve import dissolve
+from pitome_fx.passes.capture.program import Program
+from pitome_fx.passes.detect.detection import Detection, detect
+from pitome_fx.passes.dissolve.dissolving import dissolve
 from pitome_fx.passes.failures import failing_in
-from pitome_fx.passes.plan import Plan, make_plan
-from pitome_fx.passes.profit import rewrite_what_pays
-from pitome_fx.passes.rewrite import Rewritten
+from pitome_fx.passes.plan.planning import Plan, make_plan
+from pitome_fx.passes.rewrite.profit import rewrite_what_pays
+from pitome_fx.passes.rewrite.rewriting import Rewritten
 
 logger = logging.getLogger(__name__)
 

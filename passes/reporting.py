@@ -8,11 +8,12 @@ from typing import Any
 from torch.fx import Node
 
 from pitome_fx.options import Options
-from pitome_fx.passes.axes import dense_length, hint
+from pitome_fx.passes.detect.sites import Site
 from pitome_fx.passes.failures import module_path
-from pitome_fx.passes.flops import FlopCounter
 from pitome_fx.passes.pipeline import Outcome
-from pitome_fx.passes.sites import Site
+from pitome_fx.passes.plan.flops import FlopCounter
+from pitome_fx.passes.tokens.dims import dense_length
+from pitome_fx.passes.tokens.sizes import hint
 from pitome_fx.report import BlockReport, Place, Report
 
 

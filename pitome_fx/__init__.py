@@ -11,8 +11,8 @@ from pitome_fx.errors import (
     PitomeWarning,
     RefusedError,
 )
-from pitome_fx.explaining import explain
-from pitome_fx.frontends import transform
+from pitome_fx.frontends.explain import explain
+from pitome_fx.frontends.transform import transform
 from pitome_fx.options import Options
 from pitome_fx.report import Report
 

@@ -15,8 +15,8 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
 from pitome_fx.errors import DeployError, in_short
-from pitome_fx.frontends import in_form
 from pitome_fx.lowerings import Form
+from pitome_fx.passes.dissolve.exported import in_form
 
 Runnable = Callable[..., Any]
 

@@ -276,3 +276,8 @@ def emit(name: str, *args: Any) -> Any:
         with disable_proxy_modes_tracing():
             value = OPS[name].shape(*args)
         return track_tensor_tree(value, proxy, constant=None, tracer=tracer)
+
+
+def is_pitome_op(target: Any) -> bool:
+    """Is it one of the ops a rewrite inserts?"""
+    return isinstance(target, torch._ops.OpOverload) and target.namespace == "pitome"

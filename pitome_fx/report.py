@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -120,3 +120,14 @@ def _summary(places: Iterable[Place]) -> list[str]:
         key = f"{place.module or 'the graph'} ({place.op}: {place.why})"
         counts[key] = counts.get(key, 0) + 1
     return [key if n == 1 else f"{key} ×{n}" for key, n in counts.items()]
+
+
+def why_nothing_merges(sites: Sequence[BlockReport]) -> str:
+    """One sentence on why a model runs dense, none of whose attention merges."""
+    if not sites:
+        return "pitome: the model runs dense: no attention was found in it."
+    listed = "; ".join(
+        f"{site.module or 'attention'} #{site.number}: {site.reason}" for site in sites[:4]
+    )
+    more = f" (and {len(sites) - 4} more)" if len(sites) > 4 else ""
+    return f"pitome: the model runs dense: none of its attention may merge. {listed}{more}."

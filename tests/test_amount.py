@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-from pitome_fx.passes.amount import Amount, Number, Q, Share, chained
+from pitome_fx.passes.plan.amount import Amount, Number, Q, Share, chained
 
 COUNTS = st.integers(0, 5000)
 

@@ -118,7 +118,7 @@ STAGES = [
     "pitome_fx.backends.dynamo.capture_dynamo",
     "pitome_fx.passes.pipeline.detect",
     "pitome_fx.passes.pipeline.make_plan",
-    "pitome_fx.passes.profit.rewrite",
+    "pitome_fx.passes.rewrite.profit.rewrite",
 ]
 
 
@@ -155,7 +155,7 @@ class TestFailingPass:
             sizes = [int(size) for x in program.inputs if isinstance(x, Tensor) for size in x.shape]
             raise KeyError(sizes)
 
-        monkeypatch.setattr("pitome_fx.passes.profit.rewrite", specialise)
+        monkeypatch.setattr("pitome_fx.passes.rewrite.profit.rewrite", specialise)
         model, options = small().model, {"lowering": "recording", "ratio": 0.8}
         with recording() as graphs, told() as messages, torch.no_grad():
             merged = torch.compile(model, backend="pitome", options=options, dynamic=True)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pitome_fx.passes.treatment import How
+from pitome_fx.passes.replay.treatment import How
 from tests.properties.trial import LIMIT, Flat, rewritten, tried, worst_error
 
 TOKENS, WIDTH = 12, 8

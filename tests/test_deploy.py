@@ -10,7 +10,7 @@ from torch.export import ExportedProgram
 
 import pitome_fx
 from pitome_fx import DeployError, deploy
-from pitome_fx.frontends import in_form
+from pitome_fx.passes.dissolve.exported import in_form
 from tests.support.blocks import by_hand
 from tests.support.models import Case, bert, encoder
 from tests.support.oracle import assert_close, assert_equal

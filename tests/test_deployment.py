@@ -14,7 +14,7 @@ from torch.export import ExportedProgram
 
 import pitome_fx
 from pitome_fx import OptionsError
-from pitome_fx.backends import lowering
+from pitome_fx.backends.lower import check_lowering
 from tests.support.blocks import by_hand
 from tests.support.compiled import compiled, output_of, told
 from tests.support.models import Case, bert, timm_vit
@@ -183,7 +183,7 @@ class TestOpenVinoLowering:
 
         monkeypatch.setattr(torch._dynamo, "lookup_backend", unknown)
         with pytest.raises(OptionsError, match=r"needs the package openvino: pip install"):
-            lowering.check_lowering(pitome_fx.Options(lowering="openvino"), None)
+            check_lowering(pitome_fx.Options(lowering="openvino"), None)
 
 
 ELSEWHERE = {

@@ -9,8 +9,9 @@ import torch.utils._pytree as pytree
 from torch import Tensor
 
 import pitome_fx
-from pitome_fx.frontends import in_form, spelled_out_layers
+from pitome_fx.frontends.transform import spelled_out_layers
 from pitome_fx.options import FORMS
+from pitome_fx.passes.dissolve.exported import in_form
 from pitome_fx.testing import run_recorded, simulate
 from tests.support.blocks import BY_HAND
 from tests.support.compiled import compiled, recording, told

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import pitome_fx
 from pitome_fx import CaptureError, PassError, PitomeError, PitomeWarning
-from pitome_fx.passes import rule
+from pitome_fx.passes.tokens import rule
 from tests.support.blocks import Block, by_hand, sdpa
 from tests.support.compiled import compiled, output_of, told
 from tests.support.oracle import assert_equal, transformed
@@ -194,10 +194,10 @@ class TestFailingStage:
     """Whatever stage fails, at whatever op: transform raises PassError, and the others say it."""
 
     STAGES = {  # noqa: RUF012
-        "capture": ("pitome_fx.passes.capture.functionalise_temporaries", "tracing .*", ""),
-        "detect": ("pitome_fx.passes.detect.find_sites", "looking for attention", ""),
+        "capture": ("pitome_fx.passes.capture.program.functionalise_temporaries", "tracing .*", ""),
+        "detect": ("pitome_fx.passes.detect.detection.find_sites", "looking for attention", ""),
         "plan": ("pitome_fx.passes.pipeline.make_plan", "planning .*", ""),
-        "rewrite": ("pitome_fx.passes.profit.rewrite", "rewriting the graph", ""),
+        "rewrite": ("pitome_fx.passes.rewrite.profit.rewrite", "rewriting the graph", ""),
         "op": ("rule", "looking for attention", AT_GELU),
         "merged op": ("merged rule", "rewriting the graph", AT_GELU),
     }

@@ -15,7 +15,7 @@ from torch.utils._sympy.functions import CeilToInt, IntTrueDiv
 import pitome_fx
 from pitome_fx import PitomeWarning
 from pitome_fx.options import Options
-from pitome_fx.passes.whole import without_floats
+from pitome_fx.passes.tokens.whole import without_floats
 from pitome_fx.testing import run_recorded, simulate
 from tests.support.models import Case, randomised
 from tests.support.oracle import assert_close, assert_same_form

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pitome_fx.oracle import Simulator
 from pitome_fx.testing import run_recorded
+from pitome_fx.testing.oracle import Simulator
 from tests.properties.trial import LIMIT, Flat, rewritten, tried, worst_error
 
 aten = torch.ops.aten

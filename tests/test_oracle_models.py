@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.export import ExportedProgram
 
-from pitome_fx.frontends import export
+from pitome_fx.frontends.transform import export
 from tests.support.blocks import BY_HAND, SPELLINGS, Transformer, by_hand
 from tests.support.device import DEVICE
 from tests.support.models import HUGGING_FACE, TIMM, TORCH, Case

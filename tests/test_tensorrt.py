@@ -17,8 +17,8 @@ from torch._dynamo.exc import BackendCompilerFailed
 import pitome_fx
 from pitome_fx import LoweringError, OptionsError
 from pitome_fx.backends import tensorrt
-from pitome_fx.backends.lowering import lower
-from pitome_fx.lowerings import Job
+from pitome_fx.backends.lower import lower
+from pitome_fx.backends.lowering import Job
 from tests.support.blocks import by_hand
 from tests.support.compiled import output_of
 from tests.support.oracle import assert_close, transformed

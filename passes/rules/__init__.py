@@ -14,7 +14,6 @@
 An op that none of them names is lifted.
 """
 
-from pitome_fx.passes.rule import Lift, registered, rule, rule_for
 from pitome_fx.passes.rules import (
     attention,
     contract,
@@ -27,6 +26,7 @@ from pitome_fx.passes.rules import (
     shape,
     slice,
 )
+from pitome_fx.passes.tokens.rule import Lift, registered, rule, rule_for
 
 __all__ = [
     "Lift",

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pitome_fx.passes.align import (
+from pitome_fx.passes.aten.families import SDPA
+from pitome_fx.passes.replay.align import (
     align,
     align_along,
     batch_axes,
@@ -17,13 +18,12 @@ from pitome_fx.passes.align import (
     meet,
     with_batch,
 )
-from pitome_fx.passes.axes import Dim, TokenTensor, is_merged, is_single
-from pitome_fx.passes.families import SDPA
-from pitome_fx.passes.moves import logsumexp_keys, pick, project, spread
-from pitome_fx.passes.rule import Lift, rule
+from pitome_fx.passes.replay.step import Step
+from pitome_fx.passes.replay.treatment import MEAN, How, Treatment
 from pitome_fx.passes.rules.normalise import is_blank
-from pitome_fx.passes.step import Step
-from pitome_fx.passes.treatment import MEAN, How, Treatment
+from pitome_fx.passes.tokens.dims import Dim, TokenTensor, is_merged, is_single
+from pitome_fx.passes.tokens.moves import logsumexp_keys, pick, project, spread
+from pitome_fx.passes.tokens.rule import Lift, rule
 
 
 @rule(SDPA)

@@ -9,17 +9,17 @@ from typing import Any
 
 import torch
 
-from pitome_fx.passes.align import (
+from pitome_fx.passes.replay.align import (
     align,
     align_along,
     keep_axes_apart,
     keep_dense,
     keep_items_apart,
 )
-from pitome_fx.passes.axes import Atom, Dim, TokenTensor, is_merged
-from pitome_fx.passes.rule import Lift, rule
+from pitome_fx.passes.replay.step import Step
 from pitome_fx.passes.rules.reduce import bind, weighted
-from pitome_fx.passes.step import Step
+from pitome_fx.passes.tokens.dims import Atom, Dim, TokenTensor, is_merged
+from pitome_fx.passes.tokens.rule import Lift, rule
 
 aten = torch.ops.aten
 

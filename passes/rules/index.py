@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 
-from pitome_fx.passes.align import keep_dense, meet
-from pitome_fx.passes.axes import TokenTensor, is_merged, same_size
-from pitome_fx.passes.rule import Lift, rule
+from pitome_fx.passes.replay.align import keep_dense, meet
+from pitome_fx.passes.replay.step import Step
 from pitome_fx.passes.rules.reduce import bind
-from pitome_fx.passes.step import Step
+from pitome_fx.passes.tokens.dims import TokenTensor, is_merged
+from pitome_fx.passes.tokens.rule import Lift, rule
+from pitome_fx.passes.tokens.sizes import same_size
 
 aten = torch.ops.aten
 

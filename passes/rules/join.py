@@ -7,22 +7,14 @@ from typing import Any
 
 import torch
 
-from pitome_fx.passes.align import align, batch_axes, hide, keep_items_apart
-from pitome_fx.passes.axes import (
-    END,
-    START,
-    Atom,
-    Axis,
-    Dim,
-    Position,
-    Size,
-    TokenTensor,
-    is_merged,
-)
-from pitome_fx.passes.rule import Lift, rule
+from pitome_fx.passes.replay.align import align, batch_axes, hide, keep_items_apart
+from pitome_fx.passes.replay.step import Step
 from pitome_fx.passes.rules.reduce import bind
-from pitome_fx.passes.spaces import TokenSpace, joined_space
-from pitome_fx.passes.step import Step
+from pitome_fx.passes.tokens.axes import END, START, Axis, Position
+from pitome_fx.passes.tokens.dims import Atom, Dim, TokenTensor, is_merged
+from pitome_fx.passes.tokens.rule import Lift, rule
+from pitome_fx.passes.tokens.sizes import Size
+from pitome_fx.passes.tokens.spaces import TokenSpace, joined_space
 
 aten = torch.ops.aten
 

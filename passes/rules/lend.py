@@ -12,22 +12,15 @@ from typing import Any
 
 import torch
 
-from pitome_fx.passes.align import batch_axes, meet
-from pitome_fx.passes.axes import (
-    Atom,
-    Axis,
-    Dim,
-    TokenTensor,
-    is_merged,
-    is_single,
-    length,
-    same_size,
-)
-from pitome_fx.passes.families import CASTS, DRAWS, FILLS, NEW, RESHAPES
-from pitome_fx.passes.rule import Lift, rule
+from pitome_fx.passes.aten.families import CASTS, DRAWS, FILLS, NEW, RESHAPES
+from pitome_fx.passes.replay.align import batch_axes, meet
+from pitome_fx.passes.replay.step import Step
 from pitome_fx.passes.rules.reduce import bind
 from pitome_fx.passes.rules.shape import refactor
-from pitome_fx.passes.step import Step
+from pitome_fx.passes.tokens.axes import Axis
+from pitome_fx.passes.tokens.dims import Atom, Dim, TokenTensor, is_merged, is_single, length
+from pitome_fx.passes.tokens.rule import Lift, rule
+from pitome_fx.passes.tokens.sizes import same_size
 
 aten = torch.ops.aten
 

@@ -5,11 +5,11 @@ from typing import Any
 import torch
 import torch.utils._pytree as pytree
 
-from pitome_fx.passes.align import align, keep_dense
-from pitome_fx.passes.axes import TokenTensor, is_merged, is_single
-from pitome_fx.passes.families import LENT, SAME_VALUES
-from pitome_fx.passes.rule import Lift, pointwise_rule, rule
-from pitome_fx.passes.step import Step
+from pitome_fx.passes.aten.families import LENT, SAME_VALUES
+from pitome_fx.passes.replay.align import align, keep_dense
+from pitome_fx.passes.replay.step import Step
+from pitome_fx.passes.tokens.dims import TokenTensor, is_merged, is_single
+from pitome_fx.passes.tokens.rule import Lift, pointwise_rule, rule
 
 aten = torch.ops.aten
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 
-from pitome_fx.passes.align import has_mean, keep_items_apart
-from pitome_fx.passes.axes import Dim, Size, TokenTensor, is_merged, product
-from pitome_fx.passes.moves import places, spread
-from pitome_fx.passes.rule import Lift, rule
-from pitome_fx.passes.step import Step
+from pitome_fx.passes.replay.align import has_mean, keep_items_apart
+from pitome_fx.passes.replay.step import Step
+from pitome_fx.passes.tokens.dims import Dim, TokenTensor, is_merged
+from pitome_fx.passes.tokens.moves import places, spread
+from pitome_fx.passes.tokens.rule import Lift, rule
+from pitome_fx.passes.tokens.sizes import Size, product
 
 aten = torch.ops.aten
 

@@ -7,19 +7,10 @@ from typing import Any
 
 import torch
 
-from pitome_fx.passes.axes import (
-    Atom,
-    Dim,
-    Size,
-    TokenTensor,
-    divided,
-    fuse,
-    is_merged,
-    is_single,
-    length,
-)
-from pitome_fx.passes.rule import Lift, rule
-from pitome_fx.passes.step import Step
+from pitome_fx.passes.replay.step import Step
+from pitome_fx.passes.tokens.dims import Atom, Dim, TokenTensor, fuse, is_merged, is_single, length
+from pitome_fx.passes.tokens.rule import Lift, rule
+from pitome_fx.passes.tokens.sizes import Size, divided
 
 aten = torch.ops.aten
 

@@ -13,17 +13,11 @@ from typing import Any
 import torch
 from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
 
-from pitome_fx.passes.axes import (
-    Atom,
-    Dim,
-    Position,
-    Size,
-    TokenTensor,
-    is_merged,
-    same_size,
-)
-from pitome_fx.passes.rule import Lift, rule
-from pitome_fx.passes.step import Step
+from pitome_fx.passes.replay.step import Step
+from pitome_fx.passes.tokens.axes import Position
+from pitome_fx.passes.tokens.dims import Atom, Dim, TokenTensor, is_merged
+from pitome_fx.passes.tokens.rule import Lift, rule
+from pitome_fx.passes.tokens.sizes import Size, same_size
 
 aten = torch.ops.aten
 

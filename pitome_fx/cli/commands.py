@@ -25,7 +25,7 @@ from pitome_fx.cli import models
 from pitome_fx.cli.arguments import make_parser, options_of, settings_of
 from pitome_fx.cli.shapes import InputSpec, describe
 from pitome_fx.errors import DeployError, PitomeError, PitomeWarning, UsageError
-from pitome_fx.frontends import spelled_out_layers
+from pitome_fx.frontends.transform import spelled_out_layers
 
 BAD_INPUT = 2
 ROUNDING = 1e-4

@@ -5,14 +5,14 @@ from tests.mutants.mutant import Mutant
 MUTANTS = [
     Mutant(
         "garbage is looked for while a graph is traced",
-        "passes/capture.py",
+        "passes/capture/program.py",
         "    gc.disable()\n",
         "",
         "tests/test_failures.py",
     ),
     Mutant(
         "autocast in a graph is recorded and no more",
-        "passes/switches.py",
+        "passes/capture/switches.py",
         "if func is _enter_autocast:",
         "if False:",
         "tests/properties/test_programs.py::test_programs_that_once_failed_in_a_narrow_dtype",
@@ -61,7 +61,7 @@ MUTANTS = [
     ),
     Mutant(
         "a failing merged graph ends explain",
-        "pitome_fx/explaining.py",
+        "pitome_fx/frontends/explain.py",
         "        return with_fallback(\n            merged.forward,",
         "        return merged.forward\n        with_fallback(\n            merged.forward,",
         "tests/test_failures.py",

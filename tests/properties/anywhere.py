@@ -14,14 +14,14 @@ from torch.fx import Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pitome_fx.passes import rules  # noqa: F401  (registers every rule)
-from pitome_fx.passes.axes import Atom, TokenTensor
-from pitome_fx.passes.capture import Program, capture
-from pitome_fx.passes.dataflow import Dataflow
-from pitome_fx.passes.masks import Masks
-from pitome_fx.passes.replay import Replay
-from pitome_fx.passes.spaces import TokenSpace, merged_space
-from pitome_fx.passes.treat import treat
-from pitome_fx.passes.variation import Variation
+from pitome_fx.passes.capture.program import Program, capture
+from pitome_fx.passes.detect.dataflow import Dataflow
+from pitome_fx.passes.detect.masks import Masks
+from pitome_fx.passes.detect.treat import treat
+from pitome_fx.passes.detect.variation import Variation
+from pitome_fx.passes.replay.interpreter import Replay
+from pitome_fx.passes.tokens.dims import Atom, TokenTensor
+from pitome_fx.passes.tokens.spaces import TokenSpace, merged_space
 
 
 @dataclass(frozen=True)

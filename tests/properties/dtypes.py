@@ -28,9 +28,9 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from pitome_fx.groups import sizes
-from pitome_fx.oracle import Simulator
-from pitome_fx.passes.events import ProjectEvent
 from pitome_fx.passes.pipeline import Outcome
+from pitome_fx.passes.replay.events import ProjectEvent
+from pitome_fx.testing.oracle import Simulator
 from tests.properties.build import build
 from tests.properties.description import Frames, Options, Program, Residual, Route, Step, Tap
 from tests.properties.trial import (

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from pitome_fx.oracle import Simulator
 from pitome_fx.testing import run_recorded
+from pitome_fx.testing.oracle import Simulator
 from tests.properties.trial import LIMIT, Flat, Trial
 
 Run = Callable[..., tuple[Tensor, ...]]

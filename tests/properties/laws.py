@@ -11,7 +11,7 @@ from torch.fx import GraphModule, Node
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
 from pitome_fx.groups import sizes
-from pitome_fx.passes.dissolve import dissolve
+from pitome_fx.passes.dissolve.dissolving import dissolve
 from tests.properties.attention import hides_padding
 from tests.properties.build import read_padding
 from tests.properties.description import Options, Program

@@ -21,12 +21,12 @@ from torch.fx import Graph, GraphModule, Interpreter, Node
 
 import pitome_fx
 from pitome_fx.errors import PassError, PitomeWarning
-from pitome_fx.passes import rule as table
-from pitome_fx.passes.axes import TokenTensor
-from pitome_fx.passes.capture import Program
-from pitome_fx.passes.families import LENT
-from pitome_fx.passes.rule import is_tagged_pointwise, registered
+from pitome_fx.passes.aten.families import LENT
+from pitome_fx.passes.capture.program import Program
 from pitome_fx.passes.rules.pointwise import pointwise
+from pitome_fx.passes.tokens import rule as table
+from pitome_fx.passes.tokens.dims import TokenTensor
+from pitome_fx.passes.tokens.rule import is_tagged_pointwise, registered
 from tests.properties.anywhere import Place, tried_anywhere
 from tests.properties.test_rules import ALL_CASES, traced
 from tests.properties.test_rules_anywhere import PLAIN

@@ -19,7 +19,7 @@ from torch import Tensor
 
 import pitome_fx
 from pitome_fx import PitomeWarning, RefusedError
-from pitome_fx.frontends import spelled_out_layers
+from pitome_fx.frontends.transform import spelled_out_layers
 from tests.properties import PROFILE, gradients, laws, share, writes
 from tests.properties.build import build
 from tests.properties.description import Mix, Options, Program, Residual, Write

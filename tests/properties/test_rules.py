@@ -16,11 +16,11 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from pitome_fx.groups import mean_over_groups
 from pitome_fx.passes import rules  # noqa: F401  (registers every rule)
-from pitome_fx.passes.axes import Atom, TokenTensor
-from pitome_fx.passes.capture import Program, capture
-from pitome_fx.passes.replay import Replay
-from pitome_fx.passes.rule import registered
-from pitome_fx.passes.spaces import merged_space
+from pitome_fx.passes.capture.program import Program, capture
+from pitome_fx.passes.replay.interpreter import Replay
+from pitome_fx.passes.tokens.dims import Atom, TokenTensor
+from pitome_fx.passes.tokens.rule import registered
+from pitome_fx.passes.tokens.spaces import merged_space
 from tests.properties import share
 from tests.properties.anywhere import labelled
 from tests.properties.op_cases import OP_CASES

@@ -13,18 +13,18 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import Graph, GraphModule
 
-from pitome_fx.frontends import spelled_out_layers
+from pitome_fx.frontends.transform import spelled_out_layers
 from pitome_fx.options import Options
-from pitome_fx.oracle import Simulator
 from pitome_fx.passes import pipeline
-from pitome_fx.passes.capture import Program, capture
-from pitome_fx.passes.detect import detect
+from pitome_fx.passes.capture.program import Program, capture
+from pitome_fx.passes.detect.detection import detect
 from pitome_fx.passes.pipeline import Outcome
-from pitome_fx.passes.plan import allowed
-from pitome_fx.passes.profit import judged_by
+from pitome_fx.passes.plan.planning import allowed
 from pitome_fx.passes.reporting import make_report
+from pitome_fx.passes.rewrite.profit import judged_by
 from pitome_fx.report import Report
 from pitome_fx.testing import run_recorded
+from pitome_fx.testing.oracle import Simulator
 from tests.properties import description as d
 from tests.properties.build import build
 from tests.support.oracle import relative_error

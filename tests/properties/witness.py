@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pitome_fx.passes.detect import detect
+from pitome_fx.passes.detect.detection import detect
 from pitome_fx.passes.pipeline import Outcome
-from pitome_fx.passes.plan import first_per_point
+from pitome_fx.passes.plan.planning import first_per_point
 from tests.properties import mixing, routing, several
 from tests.properties.build import build, originals
 from tests.properties.description import (

@@ -13,12 +13,12 @@ from torch.fx import GraphModule
 from pitome_fx import Report
 from pitome_fx.errors import CaptureError
 from pitome_fx.options import Options
-from pitome_fx.oracle import Simulator
 from pitome_fx.passes import pipeline
-from pitome_fx.passes.capture import capture_dynamo
+from pitome_fx.passes.capture.program import capture_dynamo
 from pitome_fx.passes.pipeline import Outcome
 from pitome_fx.passes.reporting import make_report
 from pitome_fx.testing import run_recorded
+from pitome_fx.testing.oracle import Simulator
 from tests.support.device import DEVICE
 from tests.support.models import Case
 from tests.support.oracle import relative_error, tensors

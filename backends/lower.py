@@ -1,0 +1,36 @@
+"""Lowers a graph by the lowering that the options name."""
+
+from __future__ import annotations
+
+from pitome_fx.backends.lowering import LOWERINGS, Compiled, Job, Lowering
+from pitome_fx.backends.registered import REGISTERED
+from pitome_fx.errors import OptionsError
+from pitome_fx.options import Options
+
+
+def check_lowering(options: Options, mode: str | None) -> None:
+    """Fail on an unknown lowering, or an option it does not take, before any work is done."""
+    lowering = _lowering(options)
+    if mode is not None and not lowering.takes_mode:
+        taking = next(name for name, own in LOWERINGS.items() if own.takes_mode)
+        raise OptionsError(f"mode={mode!r} is for lowering={taking!r} only")
+    if lowering.form == "portable" and options.form in ("pitome", "aten"):
+        raise OptionsError(
+            f"form={options.form!r} is nothing that lowering={options.lowering!r} takes: leave "
+            "form out, or give form='portable'"
+        )
+    lowering.check(options)
+
+
+def lower(job: Job) -> Compiled:
+    """Compile a graph.
+
+    Raises:
+        OptionsError: there is no such lowering, or it does not take the options given.
+        LoweringError: the engine cannot take this graph.
+    """
+    return _lowering(job.options).compile(job)
+
+
+def _lowering(options: Options) -> Lowering:
+    return LOWERINGS.get(options.lowering, REGISTERED)

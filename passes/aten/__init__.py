@@ -1,0 +1,1 @@
+"""ATen ops and nodes: which op does what to values."""

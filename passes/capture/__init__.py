@@ -1,0 +1,1 @@
+"""Any traced program → one pre-dispatch ATen graph."""

@@ -1,0 +1,1 @@
+"""Dimension identities, attention sites, merge points, protected tokens."""

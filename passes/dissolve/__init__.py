@@ -1,0 +1,1 @@
+"""Other bodies for the pitome ops, for where the graph is to run."""

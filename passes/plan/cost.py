@@ -1,0 +1,132 @@
+"""What a plan would cost, before anything is rewritten."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from torch.fx import Node
+
+from pitome_fx.passes.aten.families import SDPA
+from pitome_fx.passes.capture.program import Program
+from pitome_fx.passes.detect.detection import Block
+from pitome_fx.passes.plan.flops import FlopCounter
+from pitome_fx.passes.replay.labels import Labels
+from pitome_fx.passes.tokens.axes import Axis
+from pitome_fx.passes.tokens.sizes import Size, hint
+
+SizeOf = Callable[[Size], int]
+
+
+class CostModel:
+    """FLOPs of a program as a function of the token counts after each of its merges.
+
+    A product that runs over e token dimensions costs (n/N)^e of its dense FLOPs on n of N tokens;
+    which n that is, the merge points upstream of it say.
+
+    Args:
+        size_of: what a symbolic size is taken for.
+    """
+
+    def __init__(
+        self, program: Program, labels: Labels, blocks: Sequence[Block], size_of: SizeOf = hint
+    ) -> None:
+        self.blocks = list(blocks)
+        self.program = program
+        self.labels = labels
+        self.size_of = size_of
+        self.dense = 0
+        self.terms: dict[tuple[tuple[int, int], ...], int] = {}
+        counter = FlopCounter(size_of)
+        levels = _levels(program, self.blocks)
+        for node in program.graph.graph.nodes:
+            flops = counter.of(node)
+            self.dense += flops
+            term = self._term(node, labels, levels[node].values()) if flops else ()
+            if term:
+                self.terms[term] = self.terms.get(term, 0) + flops
+
+    def at(self, size_of: SizeOf) -> CostModel:
+        """The same for other sizes."""
+        return CostModel(self.program, self.labels, self.blocks, size_of)
+
+    def _term(
+        self, node: Node, labels: Labels, merges: Iterable[int]
+    ) -> tuple[tuple[int, int], ...]:
+        """(merge, exponent) of each token axis that a product runs over."""
+        found = ((at, _exponent(node, labels, self.blocks[at])) for at in merges)
+        return tuple((at, exponent) for at, exponent in found if exponent)
+
+    def runs_after(self, merge: int) -> bool:
+        """Does any product run on the tokens of this merge or of a later one?"""
+        axis = self.blocks[merge].axis
+        return any(
+            self.blocks[at].axis is axis and at >= merge for term in self.terms for at, _ in term
+        )
+
+    def fraction(self, shares: Sequence[tuple[float, float]], keep: float) -> float:
+        """FLOPs left, as a fraction of the dense program's.
+
+        Args:
+            shares: of each block's N tokens, what is left before and after its merge.
+            keep: the keep ratio of all blocks.
+        """
+        if not self.dense:
+            return 1.0
+        total = float(self.dense)
+        for term, flops in self.terms.items():
+            left = 1.0
+            for at, exponent in term:
+                left *= shares[at][1] ** exponent
+            total -= flops * (1 - left)
+        for block, (before, _) in zip(self.blocks, shares, strict=True):
+            # Matching and merging fall with n².
+            total += merge_overhead(block, keep, self.size_of) * before**2
+        return total / self.dense
+
+
+def _levels(program: Program, blocks: Sequence[Block]) -> dict[Node, dict[Axis, int]]:
+    """The last merge upstream of every node, for each token axis."""
+    at_point = {block.point: i for i, block in enumerate(blocks)}
+    levels: dict[Node, dict[Axis, int]] = {}
+    for node in program.graph.graph.nodes:
+        found: dict[Axis, int] = {}
+        for source in node.all_input_nodes:
+            # A merge point itself still runs on the tokens before.
+            here = dict(levels[source])
+            if source in at_point:
+                here[blocks[at_point[source]].axis] = at_point[source]
+            for axis, merge in here.items():
+                found[axis] = max(merge, found.get(axis, -1))
+        levels[node] = found
+    return levels
+
+
+def _exponent(node: Node, labels: Labels, block: Block) -> int:
+    """How many of the dimensions that a product runs over are the block's token axis."""
+    axes = {atom.axis for atom in block.site.query_dim[:1]}
+    operands = [labels.dims[source] for source in node.all_input_nodes]
+    if node.target == SDPA:
+        return sum(_holds(dims, axes) for dims in operands[:2])
+    # Each dimension of a product shows twice among its operands and its result.
+    return (sum(_holds(dims, axes) for dims in (*operands, labels.dims[node])) + 1) // 2
+
+
+def _holds(dims: Any, axes: set[Axis]) -> int:
+    if not isinstance(dims, tuple):
+        return 0
+    return sum(any(atom.axis in axes or atom.axis.base in axes for atom in dim) for dim in dims)
+
+
+def merge_overhead(block: Block, keep: float, size_of: SizeOf = hint) -> float:
+    """FLOPs of matching and merging once on all tokens of the stream, keeping a share of them."""
+    keys, point = block.site.keys.meta["val"], block.point.meta["val"]
+    tokens = size_of(block.axis.size)
+    removed = (tokens - block.front - block.back) * (1 - keep)
+    features = size_of(keys.shape[block.site.feature_place])
+    batch = 1
+    for axis in block.batch:
+        batch *= size_of(axis.size)
+    width = size_of(point.numel()) / (tokens * batch)
+    products = (tokens**2 + removed**2) * features + (tokens - removed) * removed * width
+    return 2.0 * batch * products

@@ -1,0 +1,1 @@
+"""The interpreter: a graph node by node, each through its token rule."""

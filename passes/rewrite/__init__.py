@@ -1,0 +1,1 @@
+"""The graph on merged tokens, as far as that pays."""

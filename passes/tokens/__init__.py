@@ -1,0 +1,1 @@
+"""Axes, token spaces, dimensions, and the table of token rules."""

@@ -1,0 +1,1 @@
+"""The pass outside torch.compile: ``transform`` and ``explain``."""
