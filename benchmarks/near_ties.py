@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import pitome_fx
 from benchmarks.dinov2 import dinov2, photographs
 from pitome_fx.options import Form
-from pitome_fx.passes.dissolve import dissolve
+from pitome_fx.passes.dissolve.dissolving import dissolve
 
 Run = Callable[..., Any]
 

@@ -32,9 +32,9 @@ from examples.digits_vit import (
     train,
 )
 from pitome_fx.ops import emit
-from pitome_fx.passes import moves
-from pitome_fx.passes.axes import Atom, TokenTensor
-from pitome_fx.passes.spaces import TokenSpace
+from pitome_fx.passes.tokens import moves
+from pitome_fx.passes.tokens.dims import Atom, TokenTensor
+from pitome_fx.passes.tokens.spaces import TokenSpace
 
 Projection = Callable[[TokenTensor, tuple[int, int], TokenSpace], TokenTensor]
 
