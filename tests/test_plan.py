@@ -1,13 +1,15 @@
 """The options that say which blocks merge, how much, and which tokens stay alone."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from pitome_fx import OptionsError
-from tests.support.blocks import by_hand
-from tests.support.models import TIMM, bert, encoder, timm_vit
+from tests.support.blocks import SPELLINGS, Block, by_hand
+from tests.support.models import TIMM, Case, bert, encoder, randomised, timm_vit
 from tests.support.oracle import (
     assert_keeps_the_law,
     counts,
@@ -91,6 +93,29 @@ def test_protected_tokens_are_found(name: str) -> None:
     groups = done.assignments[-1]
     assert groups[:, :front].tolist() == [list(range(front))] * 2
     assert bool((groups[:, front:] >= front).all())
+
+
+class Joined(nn.Module):
+    """A learned token before the others, that nothing reads by its place."""
+
+    def __init__(self, join: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.join = join
+        self.token = nn.Parameter(torch.randn(1, 1, 24))
+        self.blocks = nn.ModuleList(Block(24, 3, SPELLINGS["sdpa"]) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.join([self.token.expand(x.shape[0], -1, -1), x], 1)
+        for block in self.blocks:
+            x = block(x)
+        return x.mean(1)
+
+
+@pytest.mark.parametrize("join", [torch.cat, torch.concat, torch.concatenate])
+def test_learned_tokens_are_protected_however_they_are_joined(join: Callable[..., Tensor]) -> None:
+    case = Case(randomised(Joined(join)), (torch.randn(2, 24, 24),))
+    graph = transformed(case, ratio=0.8)
+    assert [node.args[5] for node in pitome_nodes(graph, "match")] == [1, 1]
 
 
 @pytest.mark.parametrize("protect", [0, 1, 6])

@@ -201,7 +201,7 @@ def _block(site: Site, known: _Known, whole_axes: dict[Dim, Axis], protect: int 
         single = tokens[0].axis if len(tokens) == 1 else Axis(dense_length(tokens))
         whole_axes[tokens] = single
     axis = whole_axes[tokens]
-    front, back = protected_tokens(axis, labels, known.constant, protect)
+    front, back = protected_tokens(axis, labels, protect)
     batch = _batch_axes(dims, place, site, known)
     key_axes = {atom.axis for dim in labels.dims[site.keys] for atom in dim}
     if not key_axes.issuperset(batch):
@@ -213,7 +213,7 @@ def _block(site: Site, known: _Known, whole_axes: dict[Dim, Axis], protect: int 
 
 def _join_the_same(queries: Dim, keys: Dim) -> bool:
     """Are both concatenations of the same streams, made one by one?"""
-    parts = [[part for atom in dim for part, _ in atom.axis.parts] for dim in (queries, keys)]
+    parts = [[part.axes for atom in dim for part in atom.axis.parts] for dim in (queries, keys)]
     return bool(parts[0]) and parts[0] == parts[1]
 
 

@@ -37,7 +37,7 @@ class Marks:
             return frozenset({self._mark[axis]})
         if axis.base is not None:
             return self._within(axis.base)
-        joined = (own for part, _ in axis.parts for own in part)
+        joined = (own for part in axis.parts for own in part.axes)
         wholes = joined if axis.whole is None else (axis.whole,)
         return frozenset[Mark]().union(*map(self._within, wholes))
 

@@ -8,19 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-import torch
-from torch.fx import Node
-
 from pitome_fx.passes.replay.labels import Labels
-from pitome_fx.passes.tokens.axes import Axis, Position
+from pitome_fx.passes.tokens.axes import Axis, Part, Position
 from pitome_fx.passes.tokens.sizes import Size
 
-aten = torch.ops.aten
 
-
-def protected_tokens(
-    axis: Axis, labels: Labels, constant: frozenset[Node], protect: int | None
-) -> tuple[int, int]:
+def protected_tokens(axis: Axis, labels: Labels, protect: int | None) -> tuple[int, int]:
     """How many tokens at the front and at the back never merge.
 
     Args:
@@ -28,7 +21,7 @@ def protected_tokens(
     """
     if protect is not None:
         return protect, 0
-    front, back = _appended(axis, labels, constant)
+    front, back = _learned(axis.parts), _learned(axis.parts[::-1])
     joins = [found for found in labels.axes.values() if found.parts]
     for position in sorted(_cuts(axis, joins)):
         index = position.within(axis.size)
@@ -41,25 +34,13 @@ def protected_tokens(
     return front, back
 
 
-def _appended(axis: Axis, labels: Labels, constant: frozenset[Node]) -> tuple[int, int]:
-    """Learned tokens that a concatenation puts before and behind the others."""
-    for (node, _, dim), found in labels.axes.items():
-        if found is axis and node.target == aten.cat.default:
-            pieces = node.args[0]
-            assert isinstance(pieces, list | tuple)
-            return _leading(pieces, dim, constant), _leading(pieces[::-1], dim, constant)
-    return 0, 0
-
-
-def _leading(pieces: Iterable[object], dim: int, constant: frozenset[Node]) -> int:
+def _learned(parts: Iterable[Part]) -> int:
+    """Learned tokens that a concatenation puts before the others."""
     total = 0
-    for piece in pieces:
-        if not isinstance(piece, Node) or piece not in constant:
+    for part in parts:
+        if not part.learned or not isinstance(part.size, int):
             return total
-        size = piece.meta["val"].shape[dim]
-        if not isinstance(size, int):
-            return total
-        total += size
+        total += part.size
     return 0
 
 
@@ -74,11 +55,11 @@ def _cuts(axis: Axis, joins: Sequence[Axis]) -> set[Position]:
                 cuts.add(Position(edge.offset + cut.offset, cut.from_end))
     for join in joins:
         before: Size = 0
-        for part, size in join.parts:
-            if part == (axis,):
-                after = join.size - before - size
+        for part in join.parts:
+            if part.axes == (axis,):
+                after = join.size - before - part.size
                 cuts |= _inside(_cuts(join, joins), before, after)
-            before = before + size
+            before = before + part.size
     return {cut for cut in cuts if cut.offset > 0}
 
 

@@ -77,7 +77,7 @@ def with_own_keys(site: Site, replay: Replay, masks: Masks) -> Site:
         return site
     joined = site.key_dim[0].axis
     own = tuple(atom.axis for atom in site.query_dim)
-    if [part for part, _ in joined.parts].count(own) != 1:
+    if [part.axes for part in joined.parts].count(own) != 1:
         return site
     source = _part_of_join(site, replay)
     if source is None:

@@ -10,7 +10,7 @@ import torch
 from pitome_fx.passes.replay.align import align, batch_axes, hide, keep_items_apart
 from pitome_fx.passes.replay.step import Step
 from pitome_fx.passes.rules.reduce import bind
-from pitome_fx.passes.tokens.axes import END, START, Axis, Position
+from pitome_fx.passes.tokens.axes import END, START, Axis, Part, Position
 from pitome_fx.passes.tokens.dims import Atom, Dim, TokenTensor, is_merged
 from pitome_fx.passes.tokens.rule import Lift, rule
 from pitome_fx.passes.tokens.sizes import Size
@@ -42,7 +42,11 @@ def cat(step: Step, tensors: Sequence[TokenTensor], dim: int = 0) -> TokenTensor
         new = step.fresh(dim, step.value.shape[dim])
         for atom in new:
             atom.axis.parts = tuple(
-                (tuple(own.axis for own in part), x.dense_shape[dim])
+                Part(
+                    tuple(own.axis for own in part),
+                    x.dense_shape[dim],
+                    x.origin in step.replay.constant,
+                )
                 for part, x in zip(joined, tensors, strict=True)
             )
         if any(is_merged(part) for part in joined):
@@ -71,7 +75,8 @@ def pad(
         pieces = [(size, part) for size, part in pieces if part or not _is_zero(size)]
         if new and mode == "constant" and all(_grows(width) for width in ends):
             new[0].axis.parts = tuple(
-                (tuple(atom.axis for atom in part), size) for size, part in pieces
+                Part(tuple(atom.axis for atom in part), size, learned=False)
+                for size, part in pieces
             )
         dims[dim] = _joined_state(new, pieces) if is_merged(own) else new
     return TokenTensor(step(x, widths, *args, **kwargs), tuple(dims))

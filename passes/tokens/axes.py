@@ -42,6 +42,20 @@ class Position(NamedTuple):
 START, END = Position(0, False), Position(0, True)
 
 
+class Part(NamedTuple):
+    """One piece of a concatenation.
+
+    Attributes:
+        axes: those of its dimension.
+        size: its dense length.
+        learned: it is computed from parameters, buffers and constants alone.
+    """
+
+    axes: tuple[Axis, ...]
+    size: Size
+    learned: bool
+
+
 @dataclass(eq=False)
 class Axis:
     """The identity of one dimension of the dense program.
@@ -51,7 +65,7 @@ class Axis:
         weak: True if only parameters, constants or an expansion gave rise to it, so that in a
             broadcast the other operand's axis is the better name for the result.
         base: for a window (a slice), the axis it was cut from, and from where to where.
-        parts: for a concatenation, what it joins: the axes of each dimension, and its length.
+        parts: for a concatenation, what it joins.
     """
 
     size: Size
@@ -59,7 +73,7 @@ class Axis:
     base: Axis | None = None
     start: Position = START
     stop: Position = END
-    parts: tuple[tuple[tuple[Axis, ...], Size], ...] = ()
+    parts: tuple[Part, ...] = ()
     _windows: dict[tuple[Position, Position], Axis] = field(default_factory=dict, repr=False)
     _splits: dict[tuple[Any, Any], tuple[Axis, Axis]] = field(default_factory=dict, repr=False)
     _whole: tuple[Axis, Axis, Axis] | None = field(default=None, repr=False)

@@ -41,7 +41,7 @@ MUTANTS = [
     Mutant(
         "learned tokens beside the others are not protected",
         "passes/detect/protect.py",
-        "front, back = _appended(axis, labels, constant)",
+        "front, back = _learned(axis.parts), _learned(axis.parts[::-1])",
         "front, back = 0, 0",
         "tests/test_plan.py",
     ),
