@@ -53,9 +53,9 @@ def _blocks(graph: int, outcome: Outcome) -> list[BlockReport]:
 def _block(graph: int, outcome: Outcome, site: Site) -> BlockReport:
     point = {block.site: block.point for block in outcome.detection.blocks}.get(site)
     if outcome.rewritten is not None and point is not None:
-        for merged in outcome.rewritten.merges:
-            if merged.plan.block.point is point:
-                counts = hint(merged.before), hint(merged.after)
+        for merge in outcome.rewritten.merges:
+            if merge.planned.block.point is point:
+                counts = hint(merge.before), hint(merge.after)
                 return BlockReport(site.number, graph, site.module, *counts, True, None)
     tokens = hint(dense_length(site.query_dim))
     return BlockReport(
@@ -67,10 +67,6 @@ def _reason(outcome: Outcome, site: Site) -> str:
     """Why a site does not merge."""
     if site in outcome.plan.refusals:
         return outcome.plan.refusals[site]
-    if outcome.rewritten is not None:
-        for block, why in outcome.rewritten.skipped.items():
-            if block.site is site:
-                return why
     # It shares its merge point with a site that has the reason.
     point = {block.site: block.point for block in outcome.detection.blocks}.get(site)
     for block in outcome.detection.blocks:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -22,7 +22,7 @@ from pitome_fx.passes.tokens.sizes import Size, hint
 
 
 @dataclass(frozen=True)
-class Merge:
+class PlannedMerge:
     """One planned merge.
 
     Attributes:
@@ -61,15 +61,17 @@ class Plan:
         note: what the user should know about it, '' if nothing.
     """
 
-    merges: tuple[Merge, ...]
+    merges: tuple[PlannedMerge, ...]
     refusals: dict[Site, str]
     note: str = ""
 
-    def without(self, merges: Iterable[Merge], reason: str) -> Plan:
-        """The plan with some merges refused."""
-        dropped = set(merges)
-        refusals = {merge.block.site: reason for merge in dropped}
-        kept = tuple(merge for merge in self.merges if merge not in dropped)
+    def without(self, merges: Iterable[PlannedMerge], reason: str) -> Plan:
+        """The plan with some merges refused, all for one reason."""
+        return self.refusing({merge.block.site: reason for merge in merges})
+
+    def refusing(self, refusals: Mapping[Site, str]) -> Plan:
+        """The plan without the merges of some sites, each for a reason of its own."""
+        kept = tuple(merge for merge in self.merges if merge.block.site not in refusals)
         return replace(self, merges=kept, refusals={**self.refusals, **refusals})
 
 
@@ -143,7 +145,7 @@ def _numerator(ratio: float) -> int:
 
 def _numbered(
     detection: Detection, blocks: Sequence[Block], amounts: Sequence[Amount], options: Options
-) -> list[Merge]:
+) -> list[PlannedMerge]:
     """Number the blocks of each stream, and give each its margin and its place in the chain."""
     algorithm = ALGORITHMS[options.algorithm]
     streams: dict[Axis, list[Block]] = {}
@@ -156,13 +158,13 @@ def _numbered(
     for block, amount in zip(blocks, chain, strict=True):
         stream = streams[block.axis]
         margin = algorithm.margin_at(options.margin, stream.index(block), len(stream))
-        merges.append(Merge(block, amount, margin, block.axis in padded))
+        merges.append(PlannedMerge(block, amount, margin, block.axis in padded))
     return merges
 
 
 def _thick_enough(
-    merges: Sequence[Merge], options: Options, recompiles: bool
-) -> tuple[list[Merge], dict[Site, str]]:
+    merges: Sequence[PlannedMerge], options: Options, recompiles: bool
+) -> tuple[list[PlannedMerge], dict[Site, str]]:
     """Drop merges that would act on too few tokens.
 
     Args:
@@ -190,7 +192,7 @@ def _thick_enough(
     return kept, refusals
 
 
-def _too_thin(merge: Merge, before: Size, after: Size, options: Options) -> str:
+def _too_thin(merge: PlannedMerge, before: Size, after: Size, options: Options) -> str:
     """Why there are too few tokens for a merge, '' if there are enough."""
     block = merge.block
     if before < options.min_tokens:

@@ -10,10 +10,10 @@ from pitome_fx.options import Options
 from pitome_fx.passes.capture.program import Program
 from pitome_fx.passes.capture.subclasses import is_wrapper, why_not_on
 from pitome_fx.passes.detect.detection import Detection
-from pitome_fx.passes.plan.planning import Merge, Plan
+from pitome_fx.passes.plan.planning import Plan, PlannedMerge
 from pitome_fx.passes.rewrite.rewriting import Rewritten, rewrite
 
-Judge = Callable[[Rewritten], Collection[Merge]]
+Judge = Callable[[Rewritten], Collection[PlannedMerge]]
 """Says which merges of a rewritten program cost more than they save."""
 
 UNPROFITABLE = (
@@ -22,7 +22,7 @@ UNPROFITABLE = (
 )
 
 
-def by_flops(rewritten: Rewritten) -> Collection[Merge]:
+def by_flops(rewritten: Rewritten) -> Collection[PlannedMerge]:
     """Those undone so soon that the program would take fewer FLOPs without them."""
     return rewritten.unprofitable
 
@@ -54,6 +54,7 @@ def rewrite_what_pays(
         if losing:
             plan = plan.without(losing, UNPROFITABLE)
             continue
+        plan = plan.refusing(rewritten.skipped)
         if not rewritten.merges:
             break
         reason = _why_not_for_subclasses(program, rewritten)

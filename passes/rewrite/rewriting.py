@@ -17,9 +17,10 @@ from pitome_fx.passes.capture.program import Program, restore_placeholders, trac
 from pitome_fx.passes.capture.subclasses import restore_calls
 from pitome_fx.passes.detect.detection import Block, Detection
 from pitome_fx.passes.detect.masks import Mask
+from pitome_fx.passes.detect.sites import Site
 from pitome_fx.passes.plan.cost import merge_overhead
 from pitome_fx.passes.plan.flops import FlopCounter
-from pitome_fx.passes.plan.planning import Merge, Plan
+from pitome_fx.passes.plan.planning import Plan, PlannedMerge
 from pitome_fx.passes.replay.events import LiftEvent, ProjectEvent, UnweightedEvent
 from pitome_fx.passes.replay.interpreter import Replay
 from pitome_fx.passes.rewrite.metric import kept_apart, mean_keys, padding_masks, present_padding
@@ -32,7 +33,7 @@ from pitome_fx.passes.tokens.tracked import equate
 
 
 @dataclass(frozen=True)
-class Merged:
+class Merge:
     """A merge that took place.
 
     Attributes:
@@ -41,7 +42,7 @@ class Merged:
         padding: the masks that told padding from other tokens.
     """
 
-    plan: Merge
+    planned: PlannedMerge
     before: Size
     after: Size
     space: MergedSpace
@@ -53,13 +54,14 @@ class Rewritten:
     """The rewritten graph, and what the rewrite had to do.
 
     Attributes:
+        skipped: sites that could not merge as planned, with the reason.
         unprofitable: merges undone by lifts so soon that they cost more FLOPs than they save.
     """
 
     graph: GraphModule
-    merges: tuple[Merged, ...]
-    skipped: dict[Block, str]
-    unprofitable: tuple[Merge, ...]
+    merges: tuple[Merge, ...]
+    skipped: dict[Site, str]
+    unprofitable: tuple[PlannedMerge, ...]
     lifts: tuple[LiftEvent, ...]
     projections: tuple[ProjectEvent, ...]
     unweighted: tuple[UnweightedEvent, ...]
@@ -96,7 +98,7 @@ def rewrite(program: Program, detection: Detection, plan: Plan, options: Options
     graph.recompile()
     return Rewritten(
         graph,
-        tuple(merger.merged),
+        tuple(merger.done),
         merger.skipped,
         merger.unprofitable(replay.undone),
         tuple(replay.lifts),
@@ -115,22 +117,22 @@ class Merger:
     """Merges the value of every planned node as it is replayed."""
 
     def __init__(self, plan: Plan, options: Options) -> None:
-        self.plan = {merge.block.point: merge for merge in plan.merges}
+        self.planned = {merge.block.point: merge for merge in plan.merges}
         self.options = options
-        self.merged: list[Merged] = []
-        self.skipped: dict[Block, str] = {}
+        self.done: list[Merge] = []
+        self.skipped: dict[Site, str] = {}
         self.counter = FlopCounter()
         self.flops_on: dict[int, int] = {}
 
     def __call__(self, replay: Replay, node: Node, value: Any) -> Any:
-        merge = self.plan.get(node)
+        merge = self.planned.get(node)
         if merge is None:
             return value
         assert isinstance(value, TokenTensor)
         try:
             return self._merge(replay, merge, value)
         except Lift as refusal:
-            self.skipped[merge.block] = str(refusal)
+            self.skipped[merge.block.site] = str(refusal)
             return value
 
     def count(self, op: Any, args: Any, kwargs: Any) -> None:
@@ -146,19 +148,19 @@ class Merger:
         for i in merges:
             self.flops_on[i] = self.flops_on.get(i, 0) + flops
 
-    def unprofitable(self, undone: set[int]) -> tuple[Merge, ...]:
+    def unprofitable(self, undone: set[int]) -> tuple[PlannedMerge, ...]:
         """Of the merges that lifts undo, those without which the graph would take fewer FLOPs."""
-        return tuple(self.merged[i].plan for i in sorted(undone) if self._profit(i) <= 0)
+        return tuple(self.done[i].planned for i in sorted(undone) if self._profit(i) <= 0)
 
     def _profit(self, i: int) -> float:
         """FLOPs that its tokens save, less those of matching and merging."""
-        merged = self.merged[i]
-        before, after = hint(merged.before), hint(merged.after)
+        merge = self.done[i]
+        before, after = hint(merge.before), hint(merge.after)
         saved = self.flops_on.get(i, 0) * (before / after - 1)
-        share = before / hint(merged.plan.block.axis.size)
-        return saved - merge_overhead(merged.plan.block, after / before) * share**2
+        share = before / hint(merge.planned.block.axis.size)
+        return saved - merge_overhead(merge.planned.block, after / before) * share**2
 
-    def _merge(self, replay: Replay, merge: Merge, x: TokenTensor) -> TokenTensor:
+    def _merge(self, replay: Replay, merge: PlannedMerge, x: TokenTensor) -> TokenTensor:
         block = merge.block
         keys = replay.env[block.site.keys]
         parent = x.dims[block.token_place][0].space
@@ -167,7 +169,7 @@ class Merger:
             equate(block.axis.size, before)
         reason = _why_not(x, keys, block, parent)
         if reason is not None:
-            self.skipped[block] = reason
+            self.skipped[block.site] = reason
             return x
         # Tokens that an earlier state let merge have no place to be protected at.
         front = block.front if parent is None else min(block.front, parent.front)
@@ -177,7 +179,9 @@ class Merger:
         planned, left = merge.counts(block.axis.size if parent is None else parent.first_count)
         k = planned - left
         if isinstance(k, int) and k <= 0:
-            self.skipped[block] = f"too few tokens: the amount asked for removes none of {before}"
+            self.skipped[block.site] = (
+                f"too few tokens: the amount asked for removes none of {before}"
+            )
             return x
         if parent is None:
             x = x.named(block.token_place, (Atom(block.axis),))
@@ -186,20 +190,20 @@ class Merger:
         metric = rows.data if self.options.metric == "hidden" else mean_keys(keys, block)
         size = _ones(metric) if parent is None else parent.size
         how = (self.options.algorithm, k, front, back, merge.margin, self.options.alpha)
-        step = emit("match", metric, size, padding, *how)
+        match = emit("match", metric, size, padding, *how)
         space = merged_space(
             axis=block.axis,
             batch=block.batch,
             parent=parent,
-            step=step,
+            match=match,
             size=size,
             front=front,
             back=back,
             padding=kept_apart(replay, masks, parent),
-            index=len(self.merged),
+            index=len(self.done),
         )
-        self.merged.append(Merged(merge, before, space.count, space, masks))
-        merged = emit("merge", rows.data, size, *step)
+        self.done.append(Merge(merge, before, space.count, space, masks))
+        merged = emit("merge", rows.data, size, *match)
         return replace(rows.restore(merged, Atom(block.axis, space)), tainted=True)
 
 

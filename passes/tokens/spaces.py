@@ -125,12 +125,12 @@ class MergedSpace(TokenSpace):
 
     Attributes:
         parent: the state it was merged from; None for the dense axis.
-        step: kept, moved, target: from the parent's tokens to these.
+        match: kept, moved, target: from the parent's tokens to these.
         index: number of the merge in the plan.
     """
 
     parent: TokenSpace | None
-    step: tuple[Tensor, Tensor, Tensor]
+    match: tuple[Tensor, Tensor, Tensor]
     index: int
 
     def down(self, rows: Tensor, source: TokenSpace | None = None) -> Tensor:
@@ -140,7 +140,7 @@ class MergedSpace(TokenSpace):
         assert self.parent is not None
         if source is not self.parent:
             rows = self.parent.down(rows, source)
-        return emit("merge", rows, self.parent.size, *self.step)
+        return emit("merge", rows, self.parent.size, *self.match)
 
     @property
     def first_count(self) -> Size:
@@ -211,7 +211,7 @@ def merged_space(
     axis: Axis,
     batch: tuple[Axis, ...],
     parent: TokenSpace | None,
-    step: tuple[Tensor, Tensor, Tensor],
+    match: tuple[Tensor, Tensor, Tensor],
     size: Tensor,
     front: int,
     back: int,
@@ -219,18 +219,18 @@ def merged_space(
     index: int,
 ) -> MergedSpace:
     """The state after one merge; ``size`` (B, N) are the sizes before it."""
-    assign, kept = emit("assignment", *step), step[0]
+    assign, kept = emit("assignment", *match), match[0]
     return MergedSpace(
         axis=axis,
         batch=batch,
         count=kept.shape[1],
-        size=emit("merge_size", size, *step),
+        size=emit("merge_size", size, *match),
         assign=assign if parent is None else emit("pick", assign, parent.assign),
         representative=kept if parent is None else emit("pick", parent.representative, kept),
         front=front,
         back=back,
         parent=parent,
-        step=step,
+        match=match,
         padding=padding,
         index=index,
     )

@@ -18,7 +18,7 @@ from pitome_fx.passes.capture.subclasses import is_called_otherwise, run_as_call
 from pitome_fx.passes.detect.masks import MaskUse
 from pitome_fx.passes.pipeline import Outcome
 from pitome_fx.passes.replay.events import ProjectEvent
-from pitome_fx.passes.rewrite.rewriting import Merged
+from pitome_fx.passes.rewrite.rewriting import Merge
 from pitome_fx.passes.tokens.axes import Axis
 from pitome_fx.passes.tokens.dims import Dim
 from pitome_fx.passes.tokens.spaces import JoinedSpace, MergedSpace, TokenSpace, WindowSpace
@@ -37,7 +37,9 @@ class Simulator(Interpreter):
         self.groups: list[Tensor] = []
         self.lengths: dict[Axis, int] = {}
         rewritten = outcome.rewritten
-        self.merges = {} if rewritten is None else {m.plan.block.point: m for m in rewritten.merges}
+        self.merges = (
+            {} if rewritten is None else {m.planned.block.point: m for m in rewritten.merges}
+        )
         self.projections: dict[tuple[Node, Node], list[ProjectEvent]] = {}
         self.unweighted: dict[Node, Dim] = {}
         if rewritten is not None:
@@ -117,9 +119,9 @@ class Simulator(Interpreter):
             offset += count(own)
         return torch.cat(pieces, 1)
 
-    def _merge(self, merge: Merged, value: Tensor) -> Tensor:
+    def _merge(self, merge: Merge, value: Tensor) -> Tensor:
         """x = lift(merge(x)) at a merge point."""
-        block, parent = merge.plan.block, merge.space.parent
+        block, parent = merge.planned.block, merge.space.parent
         dims = self.outcome.detection.labels.dims[block.point]
         rows, back = self._rows(value, dims, block.token_place, merge.space)
         tokens = rows.shape[1]
@@ -133,7 +135,7 @@ class Simulator(Interpreter):
         self.groups.append(after)
         return back(mean_over_groups(rows, after))
 
-    def _decide(self, merge: Merged, rows: Tensor, before: Tensor) -> Tensor:
+    def _decide(self, merge: Merge, rows: Tensor, before: Tensor) -> Tensor:
         """Who merges with whom, decided on the first member of every present group."""
         options, front, back = self.outcome.options, merge.space.front, merge.space.back
         first = first_members(before)
@@ -148,7 +150,7 @@ class Simulator(Interpreter):
             sizes(before).to(wide)[:, inner],
             None if padding is None else padding[:, inner],
             self._removed(merge, before),
-            merge.plan.margin,
+            merge.planned.margin,
             options.alpha if options.alpha is not None else 1.0,
         )
         place = torch.arange(count, device=rows.device).expand(rows.shape[0], -1)
@@ -158,7 +160,7 @@ class Simulator(Interpreter):
         group.scatter_(1, found.moved + front, found.target + front)
         return group.gather(1, before)
 
-    def _removed(self, merge: Merged, present: Tensor) -> int:
+    def _removed(self, merge: Merge, present: Tensor) -> int:
         """How many of the present groups (B, N) the plan removes."""
         first: TokenSpace = merge.space
         while isinstance(first, MergedSpace) and first.parent is not None:
@@ -166,12 +168,12 @@ class Simulator(Interpreter):
         # An axis that is joined of merged tokens begins with fewer of them than it is long.
         merged = isinstance(first, MergedSpace)
         tokens = present.shape[1] if merged else count(self._groups_of(first))
-        before, after = merge.plan.counts(tokens)
+        before, after = merge.planned.counts(tokens)
         return int(before - after)
 
-    def _mean_keys(self, merge: Merged) -> Tensor:
+    def _mean_keys(self, merge: Merge) -> Tensor:
         """Keys of the site averaged over heads, (B, N, D)."""
-        site = merge.plan.block.site
+        site = merge.planned.block.site
         keys: Tensor = self.env[site.keys]
         dims = self.outcome.detection.labels.dims[site.keys]
         wide = torch.promote_types(keys.dtype, torch.float32)
@@ -182,7 +184,7 @@ class Simulator(Interpreter):
         rows, _ = self._rows(last, (*order, dims[site.feature_place]), token, merge.space)
         return rows.unflatten(2, (-1, features)).to(wide).mean(2)
 
-    def _padding(self, merge: Merged) -> Tensor:
+    def _padding(self, merge: Merge) -> Tensor:
         """Which dense tokens (B, N) the site's masks hide from every query."""
         batch = math.prod(self._length(axis) for axis in merge.space.batch)
         hidden = []
