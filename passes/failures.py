@@ -40,7 +40,7 @@ def module_path(node: Node) -> str:
 
 @contextmanager
 def failing_in(stage: str, node: Node | None = None) -> Iterator[None]:
-    """Whatever nobody expected becomes one PassError, which names the innermost node known.
+    """An unexpected error becomes a PassError, which names the innermost node known.
 
     Args:
         stage: a key of ``STAGES``.

@@ -112,7 +112,7 @@ class Stages:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def run(self, name: str, stage: Callable[..., Any], *given: Any) -> Any:
-        """Run one; whatever nobody expected to fail in it is one PassError."""
+        """Run one; an unexpected error in it becomes a PassError."""
         start = time.perf_counter()
         with failing_in(name):
             value = stage(*given)

@@ -26,7 +26,8 @@ from pitome_fx.passes.aten.families import (
     SUBTRACTIONS,
 )
 from pitome_fx.passes.aten.operands import value_operands
-from pitome_fx.passes.detect.masks import MaskKind, Masks
+from pitome_fx.passes.detect.mask import MaskKind
+from pitome_fx.passes.detect.masks import Masks
 from pitome_fx.passes.detect.products import arguments, product_of
 from pitome_fx.passes.detect.sites import Site
 from pitome_fx.passes.replay.relabel import Relabelling

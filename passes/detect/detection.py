@@ -15,25 +15,26 @@ from torch.fx import Node
 from pitome_fx.passes import rules  # noqa: F401  (registers every token rule)
 from pitome_fx.passes.aten.nodes import is_float
 from pitome_fx.passes.aten.operands import value_operands
-from pitome_fx.passes.capture.functional import aliases, written_by
+from pitome_fx.passes.capture.functional import written_by
 from pitome_fx.passes.capture.program import Program
 from pitome_fx.passes.detect.dataflow import Dataflow
 from pitome_fx.passes.detect.finder import find_sites
-from pitome_fx.passes.detect.masks import Mask, MaskKind, Masks
+from pitome_fx.passes.detect.mask import Mask, MaskKind
+from pitome_fx.passes.detect.masks import Masks
 from pitome_fx.passes.detect.paths import Paths
 from pitome_fx.passes.detect.protect import protected_tokens
 from pitome_fx.passes.detect.severed import Severed
 from pitome_fx.passes.detect.sites import Site
 from pitome_fx.passes.detect.stream import merge_point, reachable
 from pitome_fx.passes.detect.treat import treat
+from pitome_fx.passes.detect.unsafe import Refusal, refuse_strides, refuse_writes
 from pitome_fx.passes.detect.variation import Variation
-from pitome_fx.passes.failures import module_path
 from pitome_fx.passes.replay.interpreter import Replay
 from pitome_fx.passes.replay.labels import Labels
 from pitome_fx.passes.replay.treatment import Treatments
 from pitome_fx.passes.tokens.axes import Axis
 from pitome_fx.passes.tokens.dims import Dim, dense_length
-from pitome_fx.passes.tokens.sizes import depends_on_values, same_size
+from pitome_fx.passes.tokens.sizes import depends_on_values
 
 aten = torch.ops.aten
 
@@ -61,10 +62,6 @@ VMAPPED = (
     "part of the program runs under torch.vmap (as the mask and score functions of flex_attention "
     "do), whose ops cannot be run again one by one; write it with broadcasting"
 )
-
-
-class Refusal(Exception):
-    """Why a site cannot merge."""
 
 
 @dataclass(frozen=True)
@@ -191,10 +188,10 @@ def _block(site: Site, known: _Known, whole_axes: dict[Dim, Axis], protect: int 
         if any(atom.axis.whole is not None for atom in tokens):
             raise Refusal(REGROUPED)
         # Tokens that are written over have a new name afterwards.
-        _refuse_writes(known.program, site.node, tokens, labels, known.order)
+        refuse_writes(known.program, site.node, tokens, labels, known.order)
         raise Refusal(known.severed.of_stream(site, tokens) or NO_RESIDUAL)
-    _refuse_writes(known.program, point, tokens, labels, known.order)
-    _refuse_strides(known.program, point, known.order)
+    refuse_writes(known.program, point, tokens, labels, known.order)
+    refuse_strides(known.program, point, known.order)
     dims: tuple[Dim, ...] = labels.dims[point]
     place = dims.index(tokens)
     if tokens not in whole_axes:
@@ -237,46 +234,6 @@ def _padding(site: Site, masks: Masks, *, fused_heads: bool) -> tuple[Mask, ...]
             number = masks.dataflow.number(part.node)
             found.setdefault((number, part.use, part.scale, part.queries, part.keys), part)
     return tuple(found.values())
-
-
-def _refuse_writes(
-    program: Program, point: Node, tokens: Dim, labels: Labels, order: dict[Node, int]
-) -> None:
-    """No merge may come before a write into a token tensor: it would go to an unmerged copy."""
-    after = reachable([point], order, forward=True) if program.writes else set()
-    for write in program.writes:
-        touched = {*write.all_input_nodes, *aliases(write, order)}
-        if any(node in after and _carries(labels, node, tokens) for node in touched):
-            where = module_path(write) or "the graph"
-            raise Refusal(
-                f"an in-place write ({write.target}) in {where} aliases a token tensor and "
-                "would be lost on merged tokens; write out of place there"
-            )
-
-
-def _refuse_strides(program: Program, point: Node, order: dict[Node, int]) -> None:
-    """No merge may come before a walk through memory that is not the operand's alone."""
-    ops = (aten.as_strided.default, aten.as_strided_copy.default, aten.as_strided_scatter.default)
-    nodes = program.graph.graph.nodes
-    strided = [node for node in nodes if node.target in ops]
-    after = reachable([point], order, forward=True) if strided else set()
-    for node in strided:
-        operand = node.args[0].meta["val"]
-        own = operand.numel() * operand.element_size()
-        if node in after and not same_size(operand.untyped_storage().nbytes(), own):
-            raise Refusal(
-                f"{node.target} in {module_path(node) or 'the graph'} reads beyond the tensor that "
-                "it is given, and merged tokens lie elsewhere; make it contiguous, or use unfold"
-            )
-
-
-def _carries(labels: Labels, node: Node, tokens: Dim) -> bool:
-    """Has the node's value these tokens, or some of them, along a dimension?"""
-    axes = {atom.axis for atom in tokens}
-    dims = labels.dims.get(node)
-    return isinstance(dims, tuple) and any(
-        atom.axis in axes or atom.axis.base in axes for dim in dims for atom in dim
-    )
 
 
 def _batch_axes(dims: tuple[Dim, ...], place: int, site: Site, known: _Known) -> tuple[Axis, ...]:

@@ -11,7 +11,7 @@ from torch.fx import Node
 from pitome_fx.passes.aten.families import CONVOLUTIONS, FILLING, SCALING, WHERE
 from pitome_fx.passes.aten.nodes import is_one, is_tensor, rank_of
 from pitome_fx.passes.detect.marks import Mark
-from pitome_fx.passes.detect.masks import Mask, MaskUse
+from pitome_fx.passes.detect.mask import Mask, MaskUse
 from pitome_fx.passes.detect.products import Factor, product_of
 from pitome_fx.passes.detect.scores import Weighing
 from pitome_fx.passes.replay.labels import Labels

@@ -8,7 +8,6 @@ structured (causal, sliding, block-diagonal…).
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -22,64 +21,18 @@ from pitome_fx.passes.aten.families import FUSING, SAME_VALUES, TRIANGLES
 from pitome_fx.passes.aten.nodes import is_float, is_one, is_tensor, rank_of
 from pitome_fx.passes.aten.operands import value_operands
 from pitome_fx.passes.detect.dataflow import Dataflow
+from pitome_fx.passes.detect.mask import (
+    Mask,
+    MaskKind,
+    MaskUse,
+    is_hidden,
+    is_masking,
+    kind_of_value,
+)
 from pitome_fx.passes.detect.variation import Variation
-from pitome_fx.passes.tokens.dims import Dim
 from pitome_fx.passes.tokens.sizes import same_size
 
 aten = torch.ops.aten
-
-
-class MaskKind(enum.Enum):
-    """What a mask does to attention."""
-
-    NONE = "no mask, or one that masks nothing"
-    PADDING = "the same for every query: some keys are hidden"
-    BIAS = "a learned bias on positions"
-    CAUSAL = "queries see earlier tokens only"
-    STRUCTURED = "queries see different keys"
-
-
-class MaskUse(enum.Enum):
-    """How a mask meets the scores."""
-
-    KEEPS = "added to them, or True where a key is seen"
-    FILLS = "True where a key is hidden (masked_fill)"
-    SCALES = "multiplied with the weights after the softmax"
-
-
-@dataclass(frozen=True)
-class Mask:
-    """A mask or bias of an attention site, and the node where the scores meet it.
-
-    Attributes:
-        adds: it meets the scores as a plain summand.
-        scale: what it is multiplied with where it is added.
-        queries, keys: their dimensions, counted from the end; queries None where it meets keys or
-            values, and no scores.
-    """
-
-    node: Node
-    consumer: Node
-    use: MaskUse = MaskUse.KEEPS
-    adds: bool = False
-    scale: float = 1.0
-    queries: int | None = -2
-    keys: int = -1
-
-    def rows(self, values: Tensor) -> Tensor:
-        """Its values as (…, Q, K): what is added to scores, or multiplied with them."""
-        rank = max(-self.keys, -(self.queries or 0))
-        values = values[(None,) * (rank - values.dim())]
-        if self.queries is None:
-            values = values.movedim(self.keys, -1).unsqueeze(-2)
-        else:
-            values = values.movedim((self.queries, self.keys), (-2, -1))
-        return values if self.scale == 1 else values * self.scale
-
-    def lead(self, dims: tuple[Dim, ...]) -> tuple[Dim, ...]:
-        """Of its dimensions, or of the scores', those that ``rows`` puts before Q and K."""
-        own = {self.keys, self.queries}
-        return tuple(dim for at, dim in enumerate(dims, -len(dims)) if at not in own)
 
 
 # Ops whose result lines up with their operands at the last two dimensions (queries and keys).
@@ -92,31 +45,12 @@ ALIGNED = (
 )
 
 
-HIDDEN = -1000.0
-"""A score this far below the largest of its row has weight exp(−1000) = 0 in every dtype."""
-
 # Ops that hide keys by a condition: does its True keep them, and where is it among the arguments?
 HIDING = {
     aten.where.ScalarOther: (True, 0),
     aten.where.self: (True, 0),
     aten.masked_fill.Scalar: (False, 1),
 }
-
-
-def is_hidden(value: object) -> bool:
-    """Is a scalar so low that it hides a key?"""
-    return isinstance(value, int | float) and value <= HIDDEN
-
-
-def is_masking(values: Tensor) -> Tensor:
-    """Where a bool or float mask (…, K) hides a key: False, or far below the rest of its row.
-
-    That holds for −∞, for the lowest float, and for the −10⁴ and −10⁹ of hand-written masks.
-    """
-    if values.dtype == torch.bool:
-        return ~values
-    peak = values.amax(-1, keepdim=True)
-    return values < torch.where(peak.isfinite(), peak, 0) + HIDDEN
 
 
 @dataclass
@@ -151,7 +85,7 @@ class Masks:
     def _judge(self, mask: Mask) -> MaskKind:
         value = self.dataflow.known(mask.node)
         if value is not None:
-            return _kind_of_value(mask.rows(value), mask.use)
+            return kind_of_value(mask.rows(value), mask.use)
         differs = mask.queries is not None and self.differs_between_queries(mask.node, mask.queries)
         if mask.use is MaskUse.SCALES and differs:
             return MaskKind.STRUCTURED
@@ -218,7 +152,7 @@ class Masks:
             return True
         value = self.dataflow.known(node)
         if value is not None and is_float(node):
-            return _kind_of_value(value) in (MaskKind.NONE, MaskKind.PADDING, MaskKind.BIAS)
+            return kind_of_value(value) in (MaskKind.NONE, MaskKind.PADDING, MaskKind.BIAS)
         if rank_of(node) >= 2 and not self.differs_between_queries(node):
             return True
         if node in self.dataflow.written:
@@ -263,14 +197,14 @@ class Masks:
         """Is it, or some part of it, lower triangular? (Only to give the reason by its name.)"""
         whole = self.dataflow.example(mask.node)
         if isinstance(whole, Tensor):
-            return _kind_of_value(mask.rows(whole), mask.use) is MaskKind.CAUSAL
+            return kind_of_value(mask.rows(whole), mask.use) is MaskKind.CAUSAL
         for node in _upstream(mask.node):
             if node.target in TRIANGLES:
                 return True
             value = self.dataflow.example(node)
             if isinstance(value, Tensor) and value.dim() >= 2 and value.shape[-2] > 1:
                 mask_like = value.dtype == torch.bool or value.is_floating_point()
-                if mask_like and _kind_of_value(value) is MaskKind.CAUSAL:
+                if mask_like and kind_of_value(value) is MaskKind.CAUSAL:
                     return True
         return False
 
@@ -304,18 +238,3 @@ def _is_soft(parameter: Tensor) -> bool:
         return False  # Reading one may take other processes (DTensor), or not be possible.
     with unset_fake_temporarily():
         return parameter.dim() == 0 or not bool(is_masking(parameter.detach()).any())
-
-
-def _kind_of_value(value: Tensor, use: MaskUse = MaskUse.KEEPS) -> MaskKind:
-    """What a mask of known values does."""
-    if use is not MaskUse.KEEPS:
-        value = value == 0 if use is MaskUse.FILLS else value != 0
-    hidden = is_masking(value)
-    if not bool(hidden.any()) and (value.dtype == torch.bool or not bool(value.any())):
-        return MaskKind.NONE
-    if value.dim() < 2 or value.shape[-2] == 1 or bool((value == value[..., :1, :]).all()):
-        return MaskKind.PADDING
-    if not bool(hidden.any()):
-        return MaskKind.BIAS
-    future = torch.ones(value.shape[-2:], dtype=torch.bool, device=value.device).triu(1)
-    return MaskKind.CAUSAL if bool(hidden[..., future].all()) else MaskKind.STRUCTURED

@@ -10,7 +10,8 @@ from torch.fx import Node
 from pitome_fx.passes.aten.families import ADDITIONS, ADDMM, FILLING, SCALING, SUMS, WHERE
 from pitome_fx.passes.aten.nodes import is_one, rank_of
 from pitome_fx.passes.detect.marks import Mark, Marks
-from pitome_fx.passes.detect.masks import Mask, Masks, MaskUse
+from pitome_fx.passes.detect.mask import Mask, MaskUse
+from pitome_fx.passes.detect.masks import Masks
 from pitome_fx.passes.detect.products import arguments
 from pitome_fx.passes.detect.scores import Meeting, Weighing
 

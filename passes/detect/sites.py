@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch.fx import Node
 
-from pitome_fx.passes.detect.masks import Mask, MaskKind, Masks
+from pitome_fx.passes.detect.mask import Mask, MaskKind
+from pitome_fx.passes.detect.masks import Masks
 from pitome_fx.passes.detect.products import arguments
 from pitome_fx.passes.failures import module_path
 from pitome_fx.passes.replay.interpreter import Replay

@@ -10,7 +10,8 @@ from torch.fx import Graph, Node
 from pitome_fx.passes.aten.families import SDPA
 from pitome_fx.passes.aten.nodes import is_float, is_tensor
 from pitome_fx.passes.detect.biases import exact_biases
-from pitome_fx.passes.detect.masks import Mask, MaskKind, Masks
+from pitome_fx.passes.detect.mask import Mask, MaskKind
+from pitome_fx.passes.detect.masks import Masks
 from pitome_fx.passes.detect.products import arguments
 from pitome_fx.passes.detect.sites import Site
 from pitome_fx.passes.replay.treatment import MEAN, How, Treatment, Treatments

@@ -17,8 +17,6 @@ from pitome_fx.passes.aten.families import COSTLY, SDPA
 from pitome_fx.passes.capture.subclasses import op_of
 from pitome_fx.passes.tokens.sizes import Size, hint
 
-aten = torch.ops.aten
-
 COUNTED = COSTLY | {op.overload for op in OPS.values() if op.costly}
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pitome_fx.ops import emit
 from pitome_fx.passes.detect.detection import Block
-from pitome_fx.passes.detect.masks import Mask, MaskUse, is_masking
+from pitome_fx.passes.detect.mask import Mask, MaskUse, is_masking
 from pitome_fx.passes.replay.align import with_batch
 from pitome_fx.passes.replay.interpreter import Replay
 from pitome_fx.passes.tokens.dims import Atom, Dim, TokenTensor

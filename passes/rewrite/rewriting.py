@@ -16,7 +16,7 @@ from pitome_fx.passes.aten.families import COSTLY
 from pitome_fx.passes.capture.program import Program, restore_placeholders, trace
 from pitome_fx.passes.capture.subclasses import restore_calls
 from pitome_fx.passes.detect.detection import Block, Detection
-from pitome_fx.passes.detect.masks import Mask
+from pitome_fx.passes.detect.mask import Mask
 from pitome_fx.passes.detect.sites import Site
 from pitome_fx.passes.plan.cost import merge_overhead
 from pitome_fx.passes.plan.flops import FlopCounter
@@ -171,7 +171,7 @@ class Merger:
         if reason is not None:
             self.skipped[block.site] = reason
             return x
-        # Tokens that an earlier state let merge have no place to be protected at.
+        # What an earlier merge did not protect may be in a group by now.
         front = block.front if parent is None else min(block.front, parent.front)
         back = block.back if parent is None else min(block.back, parent.back)
         masks = padding_masks(replay, block)

@@ -9,15 +9,8 @@ import torch
 from torch import Tensor
 
 from pitome_fx.passes.aten.families import SDPA
-from pitome_fx.passes.replay.align import (
-    align,
-    align_along,
-    batch_axes,
-    keep_items_apart,
-    keeps_apart,
-    meet,
-    with_batch,
-)
+from pitome_fx.passes.replay.align import align, align_along, keeps_apart, meet, with_batch
+from pitome_fx.passes.replay.apart import batch_axes, keep_items_apart
 from pitome_fx.passes.replay.step import Step
 from pitome_fx.passes.replay.treatment import MEAN, How, Treatment
 from pitome_fx.passes.rules.normalise import is_blank

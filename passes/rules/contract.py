@@ -9,13 +9,8 @@ from typing import Any
 
 import torch
 
-from pitome_fx.passes.replay.align import (
-    align,
-    align_along,
-    keep_axes_apart,
-    keep_dense,
-    keep_items_apart,
-)
+from pitome_fx.passes.replay.align import align, align_along
+from pitome_fx.passes.replay.apart import keep_axes_apart, keep_dense, keep_items_apart
 from pitome_fx.passes.replay.step import Step
 from pitome_fx.passes.rules.reduce import bind, weighted
 from pitome_fx.passes.tokens.dims import Atom, Dim, TokenTensor, is_merged

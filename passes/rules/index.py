@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from pitome_fx.passes.replay.align import keep_dense, meet
+from pitome_fx.passes.replay.align import meet
+from pitome_fx.passes.replay.apart import keep_dense
 from pitome_fx.passes.replay.step import Step
 from pitome_fx.passes.rules.reduce import bind
 from pitome_fx.passes.tokens.dims import TokenTensor, is_merged

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from pitome_fx.passes.replay.align import align, batch_axes, hide, keep_items_apart
+from pitome_fx.passes.replay.align import align
+from pitome_fx.passes.replay.apart import batch_axes, hide, keep_items_apart
 from pitome_fx.passes.replay.step import Step
 from pitome_fx.passes.rules.reduce import bind
 from pitome_fx.passes.tokens.axes import END, START, Axis, Part, Position

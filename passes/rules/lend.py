@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from pitome_fx.passes.aten.families import CASTS, DRAWS, FILLS, NEW, RESHAPES
-from pitome_fx.passes.replay.align import batch_axes, meet
+from pitome_fx.passes.replay.align import meet
+from pitome_fx.passes.replay.apart import batch_axes
 from pitome_fx.passes.replay.step import Step
 from pitome_fx.passes.rules.reduce import bind
 from pitome_fx.passes.rules.shape import refactor

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pitome_fx.passes.replay.align import keep_dense, keep_items_apart
+from pitome_fx.passes.replay.apart import keep_dense, keep_items_apart
 from pitome_fx.passes.replay.step import Step
 from pitome_fx.passes.rules.reduce import bind, over_tokens, weighted
 from pitome_fx.passes.tokens.dims import TokenTensor, is_merged

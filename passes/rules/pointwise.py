@@ -6,7 +6,8 @@ import torch
 import torch.utils._pytree as pytree
 
 from pitome_fx.passes.aten.families import LENT, SAME_VALUES
-from pitome_fx.passes.replay.align import align, keep_dense
+from pitome_fx.passes.replay.align import align
+from pitome_fx.passes.replay.apart import keep_dense
 from pitome_fx.passes.replay.step import Step
 from pitome_fx.passes.tokens.dims import TokenTensor, is_merged, is_single
 from pitome_fx.passes.tokens.rule import Lift, pointwise_rule, rule

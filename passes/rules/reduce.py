@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from pitome_fx.passes.replay.align import has_mean, keep_items_apart
+from pitome_fx.passes.replay.align import has_mean
+from pitome_fx.passes.replay.apart import keep_items_apart
 from pitome_fx.passes.replay.step import Step
 from pitome_fx.passes.tokens.dims import Dim, TokenTensor, is_merged
 from pitome_fx.passes.tokens.moves import places, spread

@@ -19,7 +19,7 @@ MUTANTS = [
     ),
     Mutant(
         "structured masks pass for biases",
-        "passes/detect/masks.py",
+        "passes/detect/mask.py",
         "    if not bool(hidden.any()):\n        return MaskKind.BIAS\n",
         "    return MaskKind.BIAS\n",
         "tests/test_masks.py::test_structured_masks_are_refused",
@@ -34,7 +34,7 @@ MUTANTS = [
     Mutant(
         "writes into token tensors are ignored",
         "passes/detect/detection.py",
-        "    _refuse_writes(known.program, point, tokens, labels, known.order)\n",
+        "    refuse_writes(known.program, point, tokens, labels, known.order)\n",
         "",
         "tests/test_backend.py",
     ),

@@ -126,7 +126,7 @@ MUTANTS = [
     ),
     Mutant(
         "items of a batch are mixed",
-        "passes/replay/align.py",
+        "passes/replay/apart.py",
         "    if any(atom.axis in batch for d in over for atom in x.dims[d]):\n",
         "    if False:\n",
         law_of("softmax over the batch"),
