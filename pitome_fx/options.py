@@ -24,7 +24,7 @@ class Options:
     At most one of the four amounts may be given; with none, ``flops=0.6``.
 
     Attributes:
-        ratio: keep ratio per block, in [0.5, 1]; k = floor(T·(1 − ratio)) tokens go per block.
+        ratio: keep ratio per block, in [0.5, 1]; about ratio·T of its T unprotected tokens stay.
         r: tokens removed per block, a non-negative int (at most T // 2 in any block).
         flops: fraction of the model's FLOPs to keep, in (0, 1]; the planner solves for the ratio.
         schedule: keep ratio of each mergeable block in order, each in [0.5, 1].

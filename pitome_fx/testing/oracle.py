@@ -15,7 +15,7 @@ from pitome_fx.groups import count, first_members, mean_over_groups, sizes
 from pitome_fx.passes.aten.operands import value_operands
 from pitome_fx.passes.capture.functional import RUN_AS
 from pitome_fx.passes.capture.subclasses import is_called_otherwise, run_as_called
-from pitome_fx.passes.detect.masks import MaskUse
+from pitome_fx.passes.detect.mask import MaskUse
 from pitome_fx.passes.pipeline import Outcome
 from pitome_fx.passes.replay.events import ProjectEvent
 from pitome_fx.passes.rewrite.rewriting import Merge
