@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import pitome_fx
 from pitome_fx.passes.replay.treatment import How
-from tests.properties.trial import LIMIT, Flat, rewritten, tried, worst_error
+from pitome_fx.testing import run_recorded
+from tests.properties.trial import LIMIT, Flat, every_merge_pays, rewritten, tried, worst_error
 
 TOKENS, WIDTH = 12, 8
 
@@ -122,3 +124,21 @@ def test_bias_keeps_the_law(attend: Attend) -> None:
     treatments = outcome.detection.treatments.edges.values()
     exact = [own for own in treatments if own.how is How.WEIGHT]
     assert len(exact) == (1 if attend in READ else 3)
+
+
+def in_its_dtype(scores: Tensor, bias: Tensor, other: Tensor, v: Tensor) -> Tensor:
+    return (scores + bias[:1]).softmax(-1, dtype=torch.float64).to(v.dtype) @ v
+
+
+def test_a_dtype_that_an_export_asserts_is_no_value_read() -> None:
+    """Exact copies of tokens, whose biases as keys differ, merge without changing anything."""
+    torch.manual_seed(0)
+    model = nn.Sequential(Block(in_its_dtype), Block(in_its_dtype)).double()
+    x = torch.randn(2, TOKENS // 2, WIDTH, dtype=torch.float64).repeat_interleave(2, 1)
+    options = {"schedule": [0.5, 1.0], "algorithm": "tome", "min_tokens": 2}
+    with torch.no_grad(), every_merge_pays(True):
+        merged = pitome_fx.transform(model, (x,), **options)
+        found, assignments = run_recorded(merged, x)
+        wanted = model(x)
+    assert assignments[0].max() < TOKENS - 1
+    torch.testing.assert_close(found, wanted, rtol=LIMIT, atol=LIMIT)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from tests.properties.spellings import LINEAR, SPELLINGS, Attend, zero_key
 from tests.properties.trial import LIMIT, Flat, Trial, rewritten, tried, worst_error
+from tests.support.models import Case
+from tests.support.oracle import assert_keeps_the_law
 
 TOKENS, WIDTH, HEADS = 16, 12, 3
 OPTIONS = {"min_tokens": 2, "pays": True}
@@ -227,3 +231,24 @@ def test_a_chain_of_products_is_no_attention_by_itself() -> None:
     trial = tried(rewritten(inputs, {**OPTIONS, "ratio": 0.6}), inputs)
     assert [block.reason for block in trial.report.blocks] == [None, None]
     assert worst_error(trial.output, trial.simulated) <= LIMIT
+
+
+class Grouped(nn.Module):
+    """Four heads of queries on two of keys, which SDPA is told of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.kv, self.mlp = nn.Linear(32, 32), nn.Linear(32, 32), nn.Linear(32, 32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q = self.q(x).unflatten(-1, (4, 8)).transpose(1, 2)
+        k, v = self.kv(x).unflatten(-1, (2, 2, 8)).permute(2, 0, 3, 1, 4)
+        out = F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+        x = x + out.transpose(1, 2).flatten(2)
+        return x + self.mlp(x)
+
+
+@pytest.mark.parametrize("amount", [{"ratio": 0.8}, {"r": 4}, {"flops": 0.7}])
+def test_heads_that_share_keys(amount: dict[str, Any]) -> None:
+    case = Case(nn.Sequential(Grouped(), Grouped()).eval(), (torch.randn(2, 24, 32),))
+    assert len(assert_keeps_the_law(case.to(torch.float64), **amount).assignments) == 2

@@ -130,6 +130,9 @@ STRIDED = (
 )
 """What depends on the strides of the operand, or takes a view of it."""
 
+SHAPES = (aten.sym_size.int, aten._assert_tensor_metadata.default)
+"""What reads a shape or a dtype, and no value."""
+
 # Arithmetic, element by element.
 
 ADDITIONS = (aten.add.Tensor,)

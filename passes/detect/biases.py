@@ -22,6 +22,7 @@ from pitome_fx.passes.aten.families import (
     LOG_SOFTMAX,
     SCALING,
     SDPA,
+    SHAPES,
     SOFTMAX,
     SUBTRACTIONS,
 )
@@ -77,7 +78,7 @@ def _carried_until_summed(addition: Node, relabelling: Relabelling) -> frozenset
     while pending:
         node = pending.pop()
         for user in node.users:
-            if node not in value_operands(user):
+            if node not in value_operands(user) or user.target in SHAPES:
                 continue
             weighs = node in weights
             if weighs and _sums(user, node, per_key[node]):

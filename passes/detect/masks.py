@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.fx import Node
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from pitome_fx.passes.aten.families import FUSING, SAME_VALUES, TRIANGLES
+from pitome_fx.passes.aten.families import FUSING, SAME_VALUES, SHAPES, TRIANGLES
 from pitome_fx.passes.aten.nodes import is_float, is_one, is_tensor, rank_of
 from pitome_fx.passes.aten.operands import value_operands
 from pitome_fx.passes.detect.dataflow import Dataflow
@@ -215,7 +215,7 @@ def _upstream(node: Node) -> Iterator[Node]:
     stack = [node]
     while stack:
         current = stack.pop()
-        if current not in seen and current.target != aten.sym_size.int:
+        if current not in seen and current.target not in SHAPES:
             seen.add(current)
             yield current
             stack += value_operands(current)

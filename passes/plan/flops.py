@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -56,7 +56,7 @@ class FlopCounter:
     def _count(self, op: Any, args: Any, kwargs: Any) -> int:
         if op == SDPA:
             # Kernels for CPU are not in the registry; the formula is the same for all.
-            lead = torch.broadcast_shapes(*(x.shape[:-2] for x in args[:3]))
+            lead = _lead([x.shape[:-2] for x in args[:3]])
             return int(sdpa_flop_count(*(_four_dims(lead, x.shape) for x in args[:3])))
         args, kwargs = pytree.tree_map_only(_Shape, _Shape.tensor, (args, kwargs))
         with FlopCounterMode(display=False) as counter:
@@ -67,6 +67,12 @@ class FlopCounter:
         if isinstance(value, Tensor):
             return _Shape(value, self.size_of)
         return self.size_of(value) if isinstance(value, torch.SymInt) else value
+
+
+def _lead(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """What leading dimensions broadcast to; heads that share keys (enable_gqa) outnumber theirs."""
+    rank = max(map(len, shapes))
+    return tuple(map(max, *((1,) * (rank - len(shape)) + tuple(shape) for shape in shapes)))
 
 
 def _four_dims(lead: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:

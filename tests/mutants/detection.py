@@ -244,4 +244,18 @@ MUTANTS = [
         "value = torch.full(ones, number, dtype=dtype)",
         "tests/properties/test_programs.py::test_p_the_pass_computes_where_the_program_does",
     ),
+    Mutant(
+        "an assertion on a dtype reads weights",
+        "passes/detect/biases.py",
+        "if node not in value_operands(user) or user.target in SHAPES:",
+        "if node not in value_operands(user):",
+        "tests/test_biases.py::test_a_dtype_that_an_export_asserts_is_no_value_read",
+    ),
+    Mutant(
+        "heads that share keys do not broadcast",
+        "passes/plan/flops.py",
+        "lead = _lead([x.shape[:-2] for x in args[:3]])",
+        "lead = torch.broadcast_shapes(*(x.shape[:-2] for x in args[:3]))",
+        "tests/test_spellings.py::test_heads_that_share_keys",
+    ),
 ]

@@ -198,7 +198,7 @@ def programs(draw: st.DrawFn) -> Program:
         steps=tuple(steps),
         batch=batch,
         tokens=tokens,
-        heads=draw(st.integers(1, 3)),
+        heads=draw(st.integers(1, 4)),
         head_dim=draw(st.sampled_from([4, 6, 8])),
         layout=draw(mostly("BNC", ["NBC"], 2)),
         frames=draw(st.integers(0, 3)) if folds else 0,
