@@ -28,7 +28,7 @@ from pitome_fx.ops import is_pitome_op
 from pitome_fx.options import Options
 from pitome_fx.passes import pipeline
 from pitome_fx.passes.capture.functional import written_inputs
-from pitome_fx.passes.capture.guards import is_symbolic, on_trial
+from pitome_fx.passes.capture.guards import is_symbolic, tentative
 from pitome_fx.passes.capture.program import NothingToTraceError, capture_dynamo
 from pitome_fx.passes.failures import REPORT_IT, failing_in, runs_dense
 from pitome_fx.passes.pipeline import Outcome
@@ -146,11 +146,11 @@ def _run(graph: GraphModule, example_inputs: list[Any], options: Options) -> Out
             "Compile it with another backend, or compile the original model."
         )
     placeholders = graph.graph.find_nodes(op="placeholder")
-    with on_trial([node.meta.get("example_value") for node in placeholders]) as trial:
+    with tentative([node.meta.get("example_value") for node in placeholders]) as guards:
         outcome = pipeline.run(lambda: capture_dynamo(graph, example_inputs), options)
         if outcome.merged is not None:
             _keep_dynamo_notes(graph, outcome.merged)
-            trial.keep()
+            guards.keep()
     return outcome
 
 

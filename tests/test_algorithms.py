@@ -225,3 +225,15 @@ def test_half_models_are_matched_on_float32_keys() -> None:
         metric, size = node.args[:2]
         assert isinstance(metric, torch.fx.Node) and isinstance(size, torch.fx.Node)
         assert metric.meta["val"].dtype == size.meta["val"].dtype == torch.float32
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("tokens", [0, 1, 2])
+@pytest.mark.parametrize("name", sorted(ALGORITHMS))
+def test_too_few_tokens_to_merge_stay(name: str, tokens: int, padded: bool) -> None:
+    """As they may be at run time, where their number is symbolic."""
+    padding = torch.ones(2, tokens + 1, dtype=torch.bool) if padded else None
+    metric, size = torch.randn(2, tokens + 1, 5), torch.ones(2, tokens + 1)
+    found = torch.ops.pitome.match(metric, size, padding, name, 0, 1, 0, 0.5, 1.0)
+    assert found[0].sort(1).values.tolist() == [list(range(tokens + 1))] * 2
+    assert found[1].numel() == found[2].numel() == 0

@@ -1,4 +1,4 @@
-"""Guards on symbolic sizes: none is left in the ShapeEnv of the caller's own program."""
+"""Guards on symbolic sizes: what is tried leaves none in the ShapeEnv, unless they are kept."""
 
 from __future__ import annotations
 
@@ -10,8 +10,19 @@ import torch
 from torch._guards import detect_fake_mode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-CONTAINERS = ("guards", "replacements", "divisible")
-"""What guards are written to, but for ranges; the ONNX exporter needs the axioms once more."""
+WRITTEN = ("guards", "replacements", "divisible", "fake_tensor_cache")
+"""What a guard is written to, but for ranges, axioms and runtime asserts.
+
+A cached result of an op would be used again without the guard that it took.
+"""
+COUNTERS = ("_version_counter", "_replacements_version_counter")
+"""By these torch knows that what it remembers is out of date; not every version has both."""
+REMEMBERED = (
+    ShapeEnv._inner_evaluate_expr,
+    ShapeEnv._maybe_guard_rel,
+    ShapeEnv.guard_or_defer_runtime_assert,
+)
+"""A decision that is remembered would not be recorded the next time it is made."""
 
 
 def shape_env_of(inputs: Sequence[Any]) -> ShapeEnv | None:
@@ -26,46 +37,71 @@ def is_symbolic(value: Any) -> bool:
     return any(isinstance(size, torch.SymInt) for size in sizes)
 
 
-class Trial:
-    """Whether the guards recorded in a trial stay."""
+class Guards:
+    """The guards recorded since a moment; they are forgotten unless they are kept."""
 
-    kept = False
+    def __init__(self, env: ShapeEnv | None) -> None:
+        self._env: Any = env
+        self._kept = env is None
+        self._axioms_kept = False
+        if env is None:
+            return
+        self._before = {name: getattr(env, name).copy() for name in WRITTEN}
+        self._ranges = dict(env.var_to_range)
+        self._axioms = dict(env.axioms)
+        self._asserts = {key: list(found) for key, found in env.deferred_runtime_asserts.items()}
+        self._count = env.num_deferred_runtime_asserts
 
     def keep(self) -> None:
-        """They stay."""
-        self.kept = True
+        """Let them hold from now on: whoever runs the program compiles anew where they do not."""
+        self._kept = True
+
+    def hand_on(self) -> None:
+        """Prepare for an ExportedProgram, which writes down those it finds when it is made.
+
+        Guards on whether a reshape copies are not for it: its node is right whether it does or not.
+        What follows from all guards stays known, since the ONNX exporter traces by it once more.
+        """
+        if self._env is not None:
+            guards = self._env.guards
+            self._env.guards = [g for g in guards if "_reshape_view_helper" not in str(g.sloc)]
+        self._axioms_kept = True
+
+    def end(self) -> None:
+        """Forget what is not kept."""
+        if self._kept:
+            return
+        env = self._env
+        for name, content in self._before.items():
+            setattr(env, name, content)
+        # Symbols made meanwhile keep their ranges.
+        env.var_to_range.update(self._ranges)
+        if not self._axioms_kept:
+            env.axioms = self._axioms
+        env.deferred_runtime_asserts = self._asserts
+        env.num_deferred_runtime_asserts = self._count
+        env._update_version_counter()
+        for counter in COUNTERS:
+            if hasattr(env, counter):
+                setattr(env, counter, getattr(env, counter) + 1)
+        for function in REMEMBERED:
+            function.cache_clear()
 
 
 @contextmanager
-def on_trial(inputs: Sequence[Any]) -> Iterator[Trial]:
-    """Guards recorded inside hold inside alone, unless they are kept.
+def tentative(inputs: Sequence[Any]) -> Iterator[Guards]:
+    """Guards recorded inside are forgotten at the end, unless what is tried here is used.
 
-    A new ExportedProgram writes down the guards of its ShapeEnv when it is made, so that it keeps
-    them when they are gone from the ShapeEnv, which it shares with the program it is made from.
+    They are recorded meanwhile and not suppressed, so that what is decided once is known after it.
+
+    Args:
+        inputs: fake tensors and SymInts of the program that it is tried on.
     """
-    trial, env = Trial(), shape_env_of(inputs)
-    if env is None:
-        yield trial
-        return
-    before = {name: getattr(env, name).copy() for name in CONTAINERS}
-    ranges = dict(env.var_to_range)
+    guards = Guards(shape_env_of(inputs))
     try:
-        yield trial
+        yield guards
     finally:
-        if not trial.kept:
-            for name, content in before.items():
-                setattr(env, name, content)
-            env.var_to_range.update(ranges)
-            env._update_version_counter()
-            # A decision that is remembered would not be recorded the next time it is made.
-            ShapeEnv._inner_evaluate_expr.cache_clear()
-
-
-def drop_layout_guards(inputs: Sequence[Any]) -> None:
-    """Forget guards on whether a reshape copies: its node is right whether it does or not."""
-    env = shape_env_of(inputs)
-    if env is not None:
-        env.guards = [g for g in env.guards if "_reshape_view_helper" not in str(g.sloc)]
+        guards.end()
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from torch.export import ExportedProgram
 
 from pitome_fx.lowerings import Form
 from pitome_fx.ops import is_pitome_op
-from pitome_fx.passes.capture.guards import on_trial
+from pitome_fx.passes.capture.guards import tentative
 from pitome_fx.passes.dissolve.dissolving import dissolve
 from pitome_fx.passes.dissolve.rebuild import rebuilt
 
@@ -27,5 +27,7 @@ def in_form(program: ExportedProgram, form: Form) -> ExportedProgram:
     if not any(is_pitome_op(node.target) for node in program.graph.nodes):
         return program
     inputs = inputs_of(program)
-    with on_trial(inputs):
-        return rebuilt(program, dissolve(program.graph_module, inputs, form))
+    with tentative(inputs) as guards:
+        graph = dissolve(program.graph_module, inputs, form)
+        guards.hand_on()
+        return rebuilt(program, graph)

@@ -29,7 +29,7 @@ def merge_order(score: Tensor, padding: Tensor | None) -> Tensor:
     """
     if padding is not None:
         place = torch.arange(padding.shape[-1], device=padding.device)
-        last = torch.where(padding, place, -1).amax(-1, keepdim=True)
+        last = highest(torch.where(padding, place, -1), -1).unsqueeze(-1)
         odd_one_out = (place == last) & (padding.sum(-1, keepdim=True) % 2 == 1)
         score = score.masked_fill(padding, torch.inf).masked_fill(odd_one_out, -torch.inf)
     return torch.argsort(score, dim=-1, descending=True, stable=True)
@@ -46,7 +46,19 @@ def cosines(units: Tensor, a: Tensor, b: Tensor, padding: Tensor | None) -> Tens
 
 def nearest(scores: Tensor) -> Tensor:
     """Index of the highest score in each row of (B, n, m), the first of equals; m may be 0."""
-    if not isinstance(scores.shape[-1], int) or scores.shape[-1] == 0:
-        # A symbolic number of tokens may turn out to leave nothing to merge.
-        scores = torch.nn.functional.pad(scores, (0, 1), value=-torch.inf)
-    return scores.argmax(-1)
+    return _not_empty(scores, -torch.inf).argmax(-1)
+
+
+def highest(values: Tensor, lowest: float) -> Tensor:
+    """The highest entry of each row of (…, m), ``lowest`` where m is 0."""
+    return _not_empty(values, lowest).amax(-1)
+
+
+def _not_empty(values: Tensor, last: float) -> Tensor:
+    """The rows, with one more entry where they may have none.
+
+    A symbolic number of tokens may turn out to leave nothing to merge.
+    """
+    if isinstance(values.shape[-1], int) and values.shape[-1] > 0:
+        return values
+    return torch.nn.functional.pad(values, (0, 1), value=last)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from pitome_fx.algorithms.common import cosines, merge_order, nearest, unit
+from pitome_fx.algorithms.common import cosines, highest, merge_order, nearest, unit
 from pitome_fx.algorithms.registry import Match, register
 
 
@@ -20,7 +20,7 @@ def tome(
     order = merge_order(torch.zeros_like(metric[..., 0]), padding)
     a, b = order[:, 0::2], order[:, 1::2]
     scores = cosines(units, a, b, padding)
-    best, strength = nearest(scores), scores.amax(-1)
+    best, strength = nearest(scores), highest(scores, -torch.inf)
     if padding is not None:
         paired = padding.gather(1, a) & (strength > -torch.inf)
         strength = strength.masked_fill(paired, torch.inf)

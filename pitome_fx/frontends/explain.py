@@ -18,7 +18,7 @@ from pitome_fx.errors import CaptureError, PassError, PitomeError, in_short
 from pitome_fx.options import Options
 from pitome_fx.passes import pipeline
 from pitome_fx.passes.capture.functional import written_inputs
-from pitome_fx.passes.capture.guards import on_trial
+from pitome_fx.passes.capture.guards import tentative
 from pitome_fx.passes.capture.program import (
     NothingToTraceError,
     Program,
@@ -70,7 +70,7 @@ def explain(
         kwargs, options = options, options.pop("options", None) or {}
     found = Findings(Options.parse(options))
     if isinstance(model, ExportedProgram):
-        with on_trial(inputs_of(model)):
+        with tentative(inputs_of(model)):
             found.outcome_of(lambda: capture_exported(model))
         return found.report()
     graphs: list[GraphModule] = []

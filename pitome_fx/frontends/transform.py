@@ -17,7 +17,7 @@ from pitome_fx.lowerings import known_lowerings, unknown_lowering
 from pitome_fx.ops import is_pitome_op
 from pitome_fx.options import Options
 from pitome_fx.passes import pipeline
-from pitome_fx.passes.capture.guards import drop_layout_guards, on_trial
+from pitome_fx.passes.capture.guards import tentative
 from pitome_fx.passes.capture.program import capture_exported
 from pitome_fx.passes.dissolve.exported import inputs_of
 from pitome_fx.passes.dissolve.rebuild import rebuilt
@@ -125,12 +125,11 @@ def _refuse_twice(exported: ExportedProgram) -> None:
 
 
 def _merged(exported: ExportedProgram, options: Options) -> ExportedProgram:
-    inputs = inputs_of(exported)
-    with on_trial(inputs):
+    with tentative(inputs_of(exported)) as guards:
         outcome = pipeline.run(lambda: capture_exported(exported), options)
         if outcome.merged is not None:
             with failing_in("dissolve"):
-                drop_layout_guards(inputs)
+                guards.hand_on()
                 return rebuilt(exported, outcome.merged)
     with failing_in("report"):
         reason = why_nothing_merges(make_report([outcome]).blocks)
