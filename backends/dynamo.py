@@ -139,7 +139,7 @@ def _say_first_run_failed(error: Exception) -> None:
 
 
 def _run(graph: GraphModule, example_inputs: list[Any], options: Options) -> Outcome:
-    """The pass. Guards that it asks for stay only if something merges."""
+    """The pass. Guards that it asks for stay where something merges, or would at other sizes."""
     if any(is_pitome_op(node.target) for node in graph.graph.nodes):
         raise RefusedError(
             "this model is transformed already: its graph contains pitome ops. "
@@ -150,6 +150,7 @@ def _run(graph: GraphModule, example_inputs: list[Any], options: Options) -> Out
         outcome = pipeline.run(lambda: capture_dynamo(graph, example_inputs), options)
         if outcome.merged is not None:
             _keep_dynamo_notes(graph, outcome.merged)
+        if outcome.detection.blocks:
             guards.keep()
     return outcome
 

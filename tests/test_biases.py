@@ -93,7 +93,18 @@ def fed_back(scores: Tensor, bias: Tensor, other: Tensor, v: Tensor) -> Tensor:
     return (scores + scores.softmax(-1)).softmax(-1) @ v
 
 
+def hidden_by_choice(scores: Tensor, bias: Tensor, other: Tensor, v: Tensor) -> Tensor:
+    seen = torch.ones(TOKENS, dtype=torch.bool)
+    return torch.where(seen, scores + bias, -1e9).softmax(-1) @ v
+
+
+def after_another(scores: Tensor, bias: Tensor, other: Tensor, v: Tensor) -> Tensor:
+    """Padding first (none is hidden here), then one learned number for each key."""
+    return (scores + v.abs().sum(-1)[:, None].clamp(max=0) + bias[0]).softmax(-1) @ v
+
+
 EXACT = [plain, added_first, shifted, largest_of_pair, renormalised, by_einsum, values_first]
+EXACT += [hidden_by_choice, after_another]
 READ = [peak_read, squared, powered, over_queries, received, twice, symmetric, fed_back]
 
 

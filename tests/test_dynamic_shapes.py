@@ -1,20 +1,22 @@
 """Dynamic batch sizes and text lengths: one compile, right for all of them."""
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 import torch
 import torch.utils._pytree as pytree
-from torch import Tensor
+from torch import Tensor, nn
 
 import pitome_fx
+from pitome_fx import PitomeWarning
 from pitome_fx.frontends.transform import spelled_out_layers
 from pitome_fx.options import FORMS
 from pitome_fx.passes.dissolve.exported import in_form
 from pitome_fx.testing import run_recorded, simulate
-from tests.support.blocks import BY_HAND
-from tests.support.compiled import compiled, recording, told
+from tests.support.blocks import BY_HAND, by_hand
+from tests.support.compiled import compiled, has_pitome_nodes, recording, told
 from tests.support.models import HUGGING_FACE, TIMM, TORCH, Case, token_ids
 from tests.support.oracle import assert_close, assert_same_form
 
@@ -173,3 +175,34 @@ class TestExported:
         x = torch.randn(1, 5, 24)
         with torch.no_grad():
             assert_close(program.run_decompositions({}).module()(x), program.module()(x), 1e-6)
+
+
+def test_a_length_too_short_to_merge_does_not_decide_for_others() -> None:
+    model = by_hand(pool="mean", depth=2).model
+    options = {"lowering": "recording", "ratio": 0.8}
+    with recording() as graphs, torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", PitomeWarning)
+        merged = torch.compile(model, backend="pitome", options=options, dynamic=True)
+        for tokens in (4, 32, 48):
+            merged(torch.randn(2, tokens, 24))
+    assert [has_pitome_nodes(graph) for graph in graphs] == [False, True]
+
+
+def test_a_length_that_a_guard_has_fixed_is_known() -> None:
+    """As ``chunk`` fixes it: cuts from the end are cuts from the end again."""
+
+    class Halves(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = by_hand(pool="none", depth=2).model
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.body(x)[:, 1:].chunk(2, 1)[0].mean(1)
+
+    model, x = Halves(), torch.randn(2, 32, 24)
+    options = {"lowering": "recording", "ratio": 0.8, "strict": True}
+    with recording() as graphs, torch.no_grad():
+        found = torch.compile(model, backend="pitome", options=options, dynamic=True)(x)
+        wanted = pitome_fx.transform(model, (x,), ratio=0.8)(x)
+    assert has_pitome_nodes(graphs[0])
+    assert_close(found, wanted, 1e-5)

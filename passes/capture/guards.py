@@ -25,6 +25,10 @@ REMEMBERED = (
 """A decision that is remembered would not be recorded the next time it is made."""
 
 
+ON_LAYOUT = ("_reshape_view_helper", "check_contiguous_sizes_strides")
+"""Where torch asks for how a tensor lies in memory."""
+
+
 def shape_env_of(inputs: Sequence[Any]) -> ShapeEnv | None:
     """The ShapeEnv of fake inputs; None where all sizes are ints."""
     fake_mode = detect_fake_mode(list(inputs))
@@ -59,12 +63,15 @@ class Guards:
     def hand_on(self) -> None:
         """Prepare for an ExportedProgram, which writes down those it finds when it is made.
 
-        Guards on whether a reshape copies are not for it: its node is right whether it does or not.
+        Guards on whether a reshape copies, or a tensor is contiguous, are not for it: nodes are
+        right whether it is so or not.
         What follows from all guards stays known, since the ONNX exporter traces by it once more.
         """
         if self._env is not None:
             guards = self._env.guards
-            self._env.guards = [g for g in guards if "_reshape_view_helper" not in str(g.sloc)]
+            self._env.guards = [
+                guard for guard in guards if not any(name in str(guard.sloc) for name in ON_LAYOUT)
+            ]
         self._axioms_kept = True
 
     def end(self) -> None:

@@ -25,9 +25,11 @@ from pitome_fx.passes.aten.families import (
     SHAPES,
     SOFTMAX,
     SUBTRACTIONS,
+    WHERE,
 )
+from pitome_fx.passes.aten.nodes import is_one
 from pitome_fx.passes.aten.operands import value_operands
-from pitome_fx.passes.detect.mask import MaskKind
+from pitome_fx.passes.detect.mask import Mask, MaskKind
 from pitome_fx.passes.detect.masks import Masks
 from pitome_fx.passes.detect.products import arguments, product_of
 from pitome_fx.passes.detect.sites import Site
@@ -54,12 +56,17 @@ def exact_biases(sites: Sequence[Site], masks: Masks) -> dict[tuple[Node, Node],
         if site.node.target == SDPA:
             continue
         adding = [mask for mask in site.masks if mask.adds]
-        learned = [m for m in adding if masks.kind_of(m) is MaskKind.BIAS]
+        learned = [m for m in adding if _is_bias(m, masks)]
         for mask in [*learned, *adding][:1]:
             carried = _carried_until_summed(mask.consumer, masks.variation.relabelling)
             if carried is not None:
                 found[mask.consumer, mask.node] = carried
     return found
+
+
+def _is_bias(mask: Mask, masks: Masks) -> bool:
+    """Does it weigh keys, and hide none? One value for each key, whatever the query, is learned."""
+    return masks.kind_of(mask) is MaskKind.BIAS or masks.is_learned(mask.node)
 
 
 def _carried_until_summed(addition: Node, relabelling: Relabelling) -> frozenset[Node] | None:
@@ -148,9 +155,20 @@ def _after_softmax(user: Node, node: Node, place: int, relabelling: Relabelling)
 
 def _rearranged(user: Node, node: Node, place: int, relabelling: Relabelling) -> int | None:
     """Where the keys are among the same values elsewhere, or of which some are filled."""
-    if user.target in ALIKE or user.target in FILLING:
+    if user.target in ALIKE or user.target in FILLING or _chooses(user, node, place):
         return place
     return _moved(user, node, place, relabelling) if moves_elements(user.target) else None
+
+
+def _chooses(user: Node, node: Node, place: int) -> bool:
+    """Is it these values, or one number for all keys, by a condition?"""
+    if user.target not in WHERE or user.args[0] is node:
+        return False
+    (other,) = [x for x in user.args[1:] if x is not node] or [None]
+    if not isinstance(other, Node):
+        return other is not None
+    shape = other.meta["val"].shape
+    return len(shape) < -place or is_one(shape[place])
 
 
 def _moved(user: Node, node: Node, place: int, relabelling: Relabelling) -> int | None:

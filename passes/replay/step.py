@@ -18,7 +18,7 @@ from pitome_fx.passes.replay.treatment import Treatment, Treatments
 from pitome_fx.passes.tokens.axes import Axis
 from pitome_fx.passes.tokens.dims import Atom, Dim, TokenTensor
 from pitome_fx.passes.tokens.rule import rule_for
-from pitome_fx.passes.tokens.sizes import Size
+from pitome_fx.passes.tokens.sizes import Size, settled
 
 aten = torch.ops.aten
 
@@ -108,6 +108,7 @@ class Step:
 
     def fresh(self, dim: int, size: Size, *, weak: bool = False, output: int = 0) -> Dim:
         """A dimension first seen here. The same node gives the same axis in every replay."""
+        size = settled(size)
         if isinstance(size, int) and size == 1:
             return ()
         key = (self.node, output, dim)

@@ -53,10 +53,12 @@ def addmm(
     product = step.run(aten.matmul.default, a, b) * scales.get("alpha", 1)
     if scales.get("beta", 1) == 0:
         # What is added then may be uninitialised memory: it must not be read.
-        return TokenTensor(product, dims)
+        return TokenTensor(product.to(step.value.dtype), dims)
     whole = TokenTensor(product, dims, a.tainted or b.tainted)
     (added, whole), dims = align(step, [added, whole])
-    return TokenTensor(added.data * scales.get("beta", 1) + whole.data, dims)
+    total = added.data * scales.get("beta", 1) + whole.data
+    # What autocast casts within the op it does not cast within a sum.
+    return TokenTensor(total.to(step.value.dtype), dims)
 
 
 def _operands(
@@ -161,8 +163,11 @@ def _letters(
     if any(x.merged for x in operands):
         operands = [_broadcast(x, term, order) for x, term in zip(operands, letters, strict=True)]
         terms = {x.origin: term for x, term in zip(operands, letters, strict=True)}
+        origins = [x.origin for x in operands]
         operands, _ = align(step, operands)
         for i, event in enumerate(step.projections):
+            if origins.count(event.operand) > 1:
+                raise Lift("an einsum takes one tensor twice, which would have to be merged along")
             # Told of the operand as it is, not as it was broadcast.
             term = terms[event.operand]
             own = tuple(event.dims[order.index(c)] for c in term)

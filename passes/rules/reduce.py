@@ -69,18 +69,31 @@ def _divided(total: Any, count: Size) -> Any:
     return total * (1 / count) if isinstance(count, int) and count else total / count
 
 
+def _is_real(dtype: torch.dtype) -> bool:
+    return dtype.is_floating_point or dtype.is_complex
+
+
 def _total(
     step: Step, x: TokenTensor, args: Any, kwargs: Any, finish: Callable[[Any, Size], Any]
 ) -> TokenTensor:
-    """The sum over dimensions, every group counted by its size; ``finish(sum, dense count)``."""
+    """The sum over dimensions, every group counted by its size; ``finish(sum, dense count)``.
+
+    Half types are summed in float32, as torch does within a mean: size · value may overflow them.
+    """
     bound = bind(step, (x, *args), kwargs)
     keepdim = bool(bound.get("keepdim", False))
     over, dims = reduced(x, bound.get("dim"), keepdim)
     if not over_tokens(x, over):
         return TokenTensor(step(x, *args, **kwargs), dims)
+    dtype: torch.dtype = step.value.dtype
+    wide = torch.promote_types(dtype, torch.float32) if _is_real(dtype) else dtype
+    if has_mean(x.data):
+        x = x.holding(x.data.to(torch.promote_types(x.data.dtype, wide)))
     members = weighted(x, over, aten.mul.Tensor)
-    total = step.run(aten.sum.dim_IntList, members, over, keepdim, dtype=bound.get("dtype"))
-    return TokenTensor(finish(total, product(x.dense_shape[d] for d in over)), dims)
+    total = step.run(aten.sum.dim_IntList, members, over, keepdim)
+    total = total.to(torch.promote_types(total.dtype, wide))
+    total = finish(total, product(x.dense_shape[d] for d in over))
+    return TokenTensor(total.to(dtype), dims)
 
 
 @rule(aten.logsumexp.default)

@@ -11,7 +11,13 @@ from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols, statica
 from pitome_fx.passes.tokens.tracked import tracked
 from pitome_fx.passes.tokens.whole import Size, without_floats
 
-__all__ = ["Size", "depends_on_values", "divided", "hint", "product", "same_size"]
+__all__ = ["Size", "depends_on_values", "divided", "hint", "product", "same_size", "settled"]
+
+
+def settled(size: Size) -> Size:
+    """The number that a symbolic size has become by a guard, or else the size."""
+    known = size if isinstance(size, int) else size.node.maybe_as_int()
+    return size if known is None else int(known)
 
 
 def same_size(a: Size, b: Size) -> bool:

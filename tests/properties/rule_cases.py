@@ -193,6 +193,9 @@ CONTRACT = {
     "bmm over tokens": reduces(lambda x: torch.bmm(x.transpose(1, 2), x)),
     "linear attention": Case(lambda x: x @ (x.softmax(1).transpose(1, 2) @ x)),
     "baddbmm": Case(lambda x, b: torch.baddbmm(b, x, x.mT), ("1NN",), projected=(0,)),
+    "einsum of one tensor twice": Case(
+        lambda x, p: torch.einsum("bmd,bnd,bnc->bmc", p, p, x), ("BND",), carried=False, lifts=True
+    ),
     "einsum scores": Case(lambda x: torch.einsum("bnc,bmc->bnm", x, x)),
     "einsum over tokens": reduces(lambda x: torch.einsum("bnc,bnd->bcd", x, x)),
     "einsum with an ellipsis": Case(lambda x: torch.einsum("...id,...jd->...ij", x, x)),
