@@ -136,6 +136,12 @@ BROADCAST = {
     "copysign": Reading(lambda x, p, t, s: torch.copysign(s, x).sum(1)),
     "outer": Reading(lambda x, p, t, s: (t[:, None, None] + x[..., None]).sum(1)),
     "squeeze": Reading(lambda x, p, t, s: x[:, None].squeeze().sum(1)),
+    "a product with dense tokens": Reading(
+        lambda x, p, t, s: (x @ x.mT @ p.expand(x.shape[0], -1, -1)).sum(1), projected=True
+    ),
+    "a product with dense rows": Reading(
+        lambda x, p, t, s: (p.mT.expand(x.shape[0], -1, -1) @ x).sum(1), projected=True
+    ),
 }
 
 READINGS = {

@@ -11,6 +11,7 @@ import torch
 
 from pitome_fx.passes.replay.align import align, align_along
 from pitome_fx.passes.replay.apart import keep_axes_apart, keep_dense, keep_items_apart
+from pitome_fx.passes.replay.events import ProjectEvent
 from pitome_fx.passes.replay.step import Step
 from pitome_fx.passes.rules.reduce import bind, weighted
 from pitome_fx.passes.tokens.dims import Atom, Dim, TokenTensor, is_merged
@@ -86,8 +87,20 @@ def _inner(step: Step, a: TokenTensor, b: TokenTensor) -> tuple[TokenTensor, Tok
     if not (is_merged(a.dims[-1]) or is_merged(b.dims[-2])) or a.dims[-1] == b.dims[-2]:
         return a, b
     # Seen as a·bᵀ summed over the last dimension, the two simply broadcast.
+    known = len(step.projections)
     left, right = align_along(step, a, _transposed(b), -1)
+    for i, event in enumerate(step.projections[known:], known):
+        if event.operand is b.origin:
+            step.projections[i] = _turned(event)
     return left, _transposed(right)
+
+
+def _turned(event: ProjectEvent) -> ProjectEvent:
+    """Told of the operand as it is, not as it was transposed."""
+    *lead, rows, columns = event.dims
+    last = len(event.dims) - 1
+    place = {last: last - 1, last - 1: last}.get(event.dim, event.dim)
+    return replace(event, dims=(*lead, columns, rows), dim=place)
 
 
 def _as_parts(dim: Dim) -> Dim:
