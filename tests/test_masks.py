@@ -166,6 +166,16 @@ def test_a_mask_that_hides_nothing_costs_nothing() -> None:
     )
 
 
+def test_numbers_written_out_in_the_forward_are_known() -> None:
+    """As torch.export lifts them: the slopes of ALiBi."""
+
+    def alibi(m: nn.Module) -> Tensor:
+        slopes = torch.tensor([0.5, 0.25, 0.125], dtype=torch.float64)
+        return -(positions()[None, :] - positions()[:, None]).abs() * slopes[:, None, None]
+
+    assert len(assert_keeps_the_law(masked("sdpa", alibi), ratio=0.8).assignments) == 2
+
+
 def test_cross_attention_is_refused() -> None:
     layer = nn.TransformerDecoderLayer(24, 3, 48, batch_first=True).eval()
     report = pitome_fx.explain(layer, (torch.randn(2, 24, 24), torch.randn(2, 24, 24)), ratio=0.8)

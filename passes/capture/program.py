@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -60,6 +60,7 @@ class Program:
         recompiles: whoever runs it compiles anew for sizes that break a guard.
         breaks: where Dynamo broke the graph off.
         notes: what the user should know if something merges.
+        literals: placeholders that hold tensors written out in the forward, with their values.
     """
 
     graph: GraphModule
@@ -72,6 +73,7 @@ class Program:
     recompiles: bool = False
     breaks: Breaks = UNBROKEN
     notes: tuple[str, ...] = ()
+    literals: dict[Node, Tensor] = field(default_factory=dict)
 
 
 def capture(
@@ -148,7 +150,7 @@ def capture_exported(program: ExportedProgram) -> Program:
     placeholders = program.graph.find_nodes(op="placeholder")
     parameter = InputKind.PARAMETER
     constant = (InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
-    return capture(
+    captured = capture(
         program.graph_module,
         [node.meta["val"] for node in placeholders],
         [
@@ -157,6 +159,12 @@ def capture_exported(program: ExportedProgram) -> Program:
         ],
         [spec.kind in constant for spec in specs],
     )
+    literals = {
+        node: program.constants[spec.target or ""]
+        for node, spec in zip(captured.graph.graph.find_nodes(op="placeholder"), specs, strict=True)
+        if spec.kind is InputKind.CONSTANT_TENSOR
+    }
+    return replace(captured, literals=literals)
 
 
 def fake_mode_of(inputs: Sequence[Any]) -> FakeTensorMode:

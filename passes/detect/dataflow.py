@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,9 +25,11 @@ class Dataflow:
     Attributes:
         written: nodes whose tensors share memory with one that is written in place, so that their
             values are not what they were made as.
+        literals: placeholders whose values are known.
     """
 
     written: frozenset[Node] = frozenset()
+    literals: Mapping[Node, Tensor] = field(default_factory=dict)
     bounds: Bounds = field(init=False)
     _values: dict[Node, Tensor | None] = field(default_factory=dict)
     _examples: dict[Node, Any] = field(default_factory=dict)
@@ -56,7 +58,9 @@ class Dataflow:
             if node.op == "call_function" and not _is_sized(node):
                 value = _computed(node, self.evaluate)
             elif node.op == "get_attr":
-                value = _literal(node)
+                value = _literal(getattr(node.graph.owning_module, str(node.target), None))
+            elif node in self.literals:
+                value = _literal(self.literals[node])
             if node in self.written:
                 value = None
             self._values[node] = value
@@ -123,10 +127,8 @@ def _blank(node: Node) -> Tensor:
         return torch.zeros((), dtype=like.dtype, device=HERE).expand(sizes)
 
 
-def _literal(node: Node) -> Tensor | None:
+def _literal(value: Any) -> Tensor | None:
     """A tensor written out in the forward; parameters and buffers are inputs of the graph."""
-    module = node.graph.owning_module
-    value = getattr(module, str(node.target), None)
     if not isinstance(value, Tensor) or isinstance(value, FakeTensor):
         return None
     return value.detach().cpu()

@@ -111,7 +111,7 @@ def detect(program: Program, protect: int | None) -> Detection:
     replay = Replay(program.graph, constant)
     replay.run(*program.inputs)
     labels = replay.labels
-    dataflow = Dataflow(written)
+    dataflow = Dataflow(written, program.literals)
     variation = Variation(replay, dataflow)
     masks = Masks(program.parameters, program.constants, dataflow, variation)
     order = {node: i for i, node in enumerate(program.graph.graph.nodes)}
