@@ -43,7 +43,7 @@ def treat(graph: Graph, sites: Sequence[Site], masks: Masks, padding: Iterable[M
             own = replace(own, refusal=STRUCTURED)
         if own != MEAN:
             found[consumer, operand] = own
-    return Treatments(found, paddings)
+    return Treatments(found, kinds=paddings)
 
 
 def _edges(graph: Graph) -> Iterator[tuple[Node, Node]]:

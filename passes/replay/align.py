@@ -131,10 +131,10 @@ def _bring(step: Step, x: TokenTensor, target: tuple[Dim, ...], trailing: int) -
     ]
     if not behind:
         return x
-    is_bias = treatment.how is How.WEIGHT
+    by_weight = treatment.how is How.WEIGHT
     for p in behind:
-        # A bias on keys is brought along exactly, whatever it was computed from.
-        exact = is_bias and p == -1
+        # What keys weigh is brought along exactly, whatever it was computed from.
+        exact = by_weight and p == -1
         if not is_merged(_at(x, p, trailing)) and x.tainted and not exact:
             raise Lift("a value computed after an unmerge meets a merged one")
     if treatment.refusal:
@@ -144,30 +144,30 @@ def _bring(step: Step, x: TokenTensor, target: tuple[Dim, ...], trailing: int) -
     if picked and not agree:
         raise Lift("a bool or integer value per token cannot be averaged")
     # One value often meets the same space many times (a rotary table, in every layer's q and k).
-    key = (id(x.data), target, trailing, is_bias)
+    key = (id(x.data), target, trailing, by_weight)
     cache = step.replay.brought
     if key not in cache:
         named = with_batch(x, target, behind, trailing)
-        cache[key] = (x, named, _move(named, target, behind, trailing, is_bias))
+        cache[key] = (x, named, _move(named, target, behind, trailing, by_weight))
     _, named, result = cache[key]
     for p in behind:
         dim = len(named.dims) - trailing + p
-        if picked or (is_bias and p == -1):
+        if picked or (by_weight and p == -1):
             continue
         step.note_projection(named, dim, target[p], "meets merged tokens")
     return result
 
 
 def _move(
-    x: TokenTensor, target: tuple[Dim, ...], behind: list[int], trailing: int, is_bias: bool
+    x: TokenTensor, target: tuple[Dim, ...], behind: list[int], trailing: int, by_weight: bool
 ) -> TokenTensor:
     """Bring the dimensions into the target's spaces: by the mean over groups; where all members
-    are known to agree, by any of them; an attention bias on keys so that it is exact."""
+    are known to agree, by any of them; what keys weigh so that it is exact."""
     for p in behind:
         dim = len(x.dims) - trailing + p
         if not has_mean(x.data):
             x = pick(x, dim, target[p])
-        elif is_bias and p == -1:
+        elif by_weight and p == -1:
             x = mean_exp_keys(x, dim, target[p])
         else:
             x = project(x, dim, target[p])
@@ -180,7 +180,7 @@ def has_mean(x: Tensor) -> bool:
 
 
 def _one_row(x: TokenTensor, treatment: Treatment, keys: Dim) -> TokenTensor:
-    """A padding mask that was expanded over the queries, as the one row that it is."""
+    """What was expanded over the queries, as the one row that it is."""
     if not treatment.one_row or len(x.dims) < 2 or not _members_agree(x, treatment, -1, keys):
         return x
     return x.holding(x.data.narrow(-2, 0, 1)).named(-2, ())
@@ -190,15 +190,15 @@ def _members_agree(x: TokenTensor, treatment: Treatment, position: int, target: 
     """Do all members of a group agree on x, because merging kept its two kinds apart?"""
     return (
         treatment.how is How.MEMBER
-        and keeps_apart(target, treatment.padding)
+        and keeps_apart(target, treatment.kinds)
         and all(is_single(dim) for dim in x.dims[len(x.dims) + position + 1 :])
     )
 
 
-def keeps_apart(tokens: Dim, padding: int | None) -> bool:
-    """Did every merge of these tokens keep the padding of this number apart?"""
+def keeps_apart(tokens: Dim, kinds: int | None) -> bool:
+    """Did every merge of these tokens keep the two kinds of this number apart?"""
     space = tokens[0].space if len(tokens) == 1 else None
-    return space is not None and padding in space.padding
+    return space is not None and kinds in space.kinds
 
 
 def with_batch(

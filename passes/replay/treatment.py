@@ -28,7 +28,8 @@ class Treatment:
     """How one operand of one op is merged along.
 
     Attributes:
-        padding: number of the padding that the operand tells; equal numbers, equal values.
+        kinds: number of the two kinds of tokens that the operand tells apart (padding and others);
+            equal numbers, equal values.
         one_row: it is the same for every query.
         learned: its values are learned, and so hide no key.
         refusal: why it cannot be merged along, "" if it can.
@@ -37,7 +38,7 @@ class Treatment:
     """
 
     how: How = How.MEAN
-    padding: int | None = None
+    kinds: int | None = None
     one_row: bool = False
     learned: bool = False
     refusal: str = ""
@@ -50,12 +51,12 @@ class Treatments:
 
     Attributes:
         edges: (consumer, operand) → how; the mean for all others.
-        paddings: the number of every padding mask that merging is told of.
+        kinds: the number of the kinds that each operand which merging is told of tells apart.
         uncounted: attention in which each group counts as one token (not proportional).
     """
 
     edges: Mapping[tuple[Node, Node], Treatment] = field(default_factory=dict)
-    paddings: Mapping[Node, int] = field(default_factory=dict)
+    kinds: Mapping[Node, int] = field(default_factory=dict)
     uncounted: frozenset[Node] = frozenset()
 
     def of(self, consumer: Node, operand: Node | None) -> Treatment:

@@ -65,8 +65,8 @@ def kept_apart(
     """
     if len(masks) != 1:
         return frozenset()
-    numbers = frozenset({replay.treatments.paddings[masks[0].node]})
-    return numbers if parent is None else numbers & parent.padding
+    numbers = frozenset({replay.treatments.kinds[masks[0].node]})
+    return numbers if parent is None else numbers & parent.kinds
 
 
 def _hidden_keys(replay: Replay, block: Block, mask: Mask) -> Tensor:

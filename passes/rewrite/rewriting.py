@@ -199,7 +199,7 @@ class Merger:
             size=size,
             front=front,
             back=back,
-            padding=kept_apart(replay, masks, parent),
+            kinds=kept_apart(replay, masks, parent),
             index=len(self.done),
         )
         self.done.append(Merge(merge, before, space.count, space, masks))

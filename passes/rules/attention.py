@@ -102,7 +102,7 @@ def _bias(
     mask = _query_rows(step, mask, treatment, scores)
     if log_size is None:
         return mask.data, None
-    if mask.data.dtype == torch.bool and keeps_apart(scores[-1], treatment.padding):
+    if mask.data.dtype == torch.bool and keeps_apart(scores[-1], treatment.kinds):
         return _group_mask(mask, scores, shown).type_as(q.data), None
     wide = torch.promote_types(q.data.dtype, torch.float32)
     merged, peak = _group_bias(mask, scores, wide)

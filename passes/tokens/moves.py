@@ -132,7 +132,7 @@ def _like(rows: Tensor, original: Tensor) -> Tensor:
 
 
 def logsumexp_keys(x: TokenTensor, dim: int, target: Dim) -> TokenTensor:
-    """Like ``project`` from the dense state, by log Σ exp over each group (attention bias)."""
+    """Like ``project`` from the dense state, by log Σ exp over each group."""
     x = x.named(dim, tuple(Atom(atom.axis) for atom in target))
     for a, atom in enumerate(target):
         if atom.space is not None:
@@ -142,7 +142,7 @@ def logsumexp_keys(x: TokenTensor, dim: int, target: Dim) -> TokenTensor:
 
 
 def mean_exp_keys(x: TokenTensor, dim: int, target: Dim) -> TokenTensor:
-    """log of the mean of exp over each group: an attention bias to which log(size) comes later."""
+    """log of the mean of exp over each group: log(size) comes later."""
     summed = logsumexp_keys(x, dim, target)
     data = summed.data
     for a, atom in enumerate(target):

@@ -29,7 +29,7 @@ class TokenSpace:
         assign: (B, N) group of each original token.
         representative: (B, N') one original token of each group.
         front, back: protected tokens at either end; they stay alone and in place.
-        padding: value numbers of the padding masks that every merge so far kept apart.
+        kinds: numbers of the kinds of tokens that every merge so far kept apart.
     """
 
     axis: Axis
@@ -40,7 +40,7 @@ class TokenSpace:
     representative: Tensor
     front: int
     back: int
-    padding: frozenset[int] = frozenset()
+    kinds: frozenset[int] = frozenset()
     _windows: dict[Axis, WindowSpace] = field(default_factory=dict, repr=False)
     _paired: dict[tuple[Axis, ...], TokenSpace] = field(default_factory=dict, repr=False)
 
@@ -215,7 +215,7 @@ def merged_space(
     size: Tensor,
     front: int,
     back: int,
-    padding: frozenset[int],
+    kinds: frozenset[int],
     index: int,
 ) -> MergedSpace:
     """The state after one merge; ``size`` (B, N) are the sizes before it."""
@@ -231,7 +231,7 @@ def merged_space(
         back=back,
         parent=parent,
         match=match,
-        padding=padding,
+        kinds=kinds,
         index=index,
     )
 

@@ -134,7 +134,7 @@ MUTANTS = [
     Mutant(
         "a bias on keys is averaged",
         "passes/replay/align.py",
-        "        elif is_bias and p == -1:\n",
+        "        elif by_weight and p == -1:\n",
         "        elif False:\n",
         ORACLE,
     ),
