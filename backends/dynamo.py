@@ -29,7 +29,7 @@ from pitome_fx.options import Options
 from pitome_fx.passes import pipeline
 from pitome_fx.passes.capture.functional import written_inputs
 from pitome_fx.passes.capture.guards import is_symbolic, tentative
-from pitome_fx.passes.capture.program import NothingToTraceError, capture_dynamo
+from pitome_fx.passes.capture.program import NothingToTraceError, capture_dynamo, inputs_of_dynamo
 from pitome_fx.passes.failures import REPORT_IT, failing_in, runs_dense
 from pitome_fx.passes.pipeline import Outcome
 from pitome_fx.passes.reporting import make_report
@@ -145,8 +145,7 @@ def _run(graph: GraphModule, example_inputs: list[Any], options: Options) -> Out
             "this model is transformed already: its graph contains pitome ops. "
             "Compile it with another backend, or compile the original model."
         )
-    placeholders = graph.graph.find_nodes(op="placeholder")
-    with tentative([node.meta.get("example_value") for node in placeholders]) as guards:
+    with tentative(inputs_of_dynamo(graph, example_inputs)) as guards:
         outcome = pipeline.run(lambda: capture_dynamo(graph, example_inputs), options)
         if outcome.merged is not None:
             _keep_dynamo_notes(graph, outcome.merged)

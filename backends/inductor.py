@@ -117,4 +117,4 @@ def _sources() -> str:
     return "\0".join(inspect.getsource(modules[name]) for name in sorted(modules))
 
 
-INDUCTOR = register_lowering(Lowering(("inductor",), check, compile_job, takes_mode=True))
+register_lowering(Lowering(("inductor",), check, compile_job, takes_mode=True))

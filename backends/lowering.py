@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from torch.fx import GraphModule
 
-from pitome_fx.lowerings import FORMS, Form
+from pitome_fx.lowerings import WANTED_FORMS, Form
 from pitome_fx.options import Options
 
 Compiled = Callable[..., Any]
@@ -36,26 +36,21 @@ class Job:
         return self.options.lowering_options
 
 
-class Check(Protocol):
-    """Raises OptionsError for a lowering that is not there, or an option that it does not take."""
-
-    def __call__(self, options: Options) -> None: ...
-
-
 @dataclass(frozen=True)
 class Lowering:
     """One lowering.
 
     Attributes:
         names: what ``lowering=`` calls it.
-        check: run before any work is done.
+        check: run before any work is done; raises OptionsError for a lowering that is not there,
+            or an option that it does not take.
         compile: raises LoweringError where the engine cannot take the graph.
         form: the form of merged graphs that it takes, if the user names none.
         takes_mode: it is told the ``mode=`` of torch.compile.
     """
 
     names: tuple[str, ...]
-    check: Check
+    check: Callable[[Options], None]
     compile: Callable[[Job], Compiled]
     form: Form = "pitome"
     takes_mode: bool = False
@@ -65,8 +60,7 @@ LOWERINGS: dict[str, Lowering] = {}
 """Those with a file of their own, by name."""
 
 
-def register_lowering(lowering: Lowering) -> Lowering:
+def register_lowering(lowering: Lowering) -> None:
     """Add a lowering to the table."""
     LOWERINGS.update(dict.fromkeys(lowering.names, lowering))
-    FORMS.update(dict.fromkeys(lowering.names, lowering.form))
-    return lowering
+    WANTED_FORMS.update(dict.fromkeys(lowering.names, lowering.form))

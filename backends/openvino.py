@@ -11,7 +11,7 @@ from torch import Tensor
 from torch._dynamo.exc import InvalidBackend
 
 from pitome_fx.backends.lowering import Compiled, Job, Lowering, register_lowering
-from pitome_fx.backends.registered import look_up, refuse_options
+from pitome_fx.backends.registered import importing, look_up, refuse_options
 from pitome_fx.errors import LoweringError, OptionsError
 from pitome_fx.options import Options
 from pitome_fx.passes.capture.guards import is_symbolic
@@ -31,8 +31,12 @@ def compile_job(job: Job) -> Compiled:
         LoweringError: OpenVINO could not take the merged graph, or one of its sizes is symbolic.
         OptionsError: an option would hide whether it could.
     """
+    with importing("openvino"):
+        return _with_own_outputs(_compiled(job, _backend()))
+
+
+def _compiled(job: Job, backend: Compiled) -> Compiled:
     graph, example_inputs, options, merged = job.graph, job.example_inputs, job.settings, job.merged
-    backend = _backend()
     settings = {"options": dict(options)} if options else {}
     if merged and any(is_symbolic(value) for value in example_inputs):
         raise LoweringError(
@@ -45,7 +49,7 @@ def compile_job(job: Job) -> Compiled:
                 "lowering_options aot_autograd is not allowed: whether OpenVINO runs the graph, "
                 "or hands it to eager in silence, could then not be told"
             )
-        return _with_own_outputs(backend(graph, list(example_inputs), **settings))
+        return backend(graph, list(example_inputs), **settings)
     # OpenVINO traces the graph again. In Dynamo's own tracing context a convolution then leaves
     # symbols behind for which Dynamo can write no guard (OpenVINO 2026.4 on torch 2.13).
     with torch._guards.tracing(None):
@@ -55,7 +59,7 @@ def compile_job(job: Job) -> Compiled:
             "OpenVINO could not convert the graph and would run it in Inductor, silently: use "
             "lowering='inductor', or export the model to ONNX and convert that"
         )
-    return _with_own_outputs(compiled)
+    return compiled
 
 
 def _backend() -> Compiled:
@@ -79,4 +83,4 @@ def _with_own_outputs(compiled: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-OPENVINO = register_lowering(Lowering(("openvino",), check, compile_job, form="portable"))
+register_lowering(Lowering(("openvino",), check, compile_job, form="portable"))

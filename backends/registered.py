@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch._dynamo.exc import InvalidBackend
@@ -45,15 +47,22 @@ def compile_job(job: Job) -> Compiled:
     """As torch.compile would call it."""
     name, given = job.options.lowering, dict(job.settings)
     compiler = look_up(name)
-    try:
+    with importing(name):
         compiled: Compiled = compiler(
             job.graph, list(job.example_inputs), **({"options": given} if given else {})
         )
+    return compiled
+
+
+@contextmanager
+def importing(name: str) -> Iterator[None]:
+    """Raises OptionsError where a backend imports only now what is not there."""
+    try:
+        yield
     except ImportError as error:
         raise OptionsError(
             f"lowering={name!r} needs a package that cannot be imported: {error}"
         ) from error
-    return compiled
 
 
 def _takes_options(backend: Compiled) -> bool:

@@ -128,7 +128,7 @@ def check_sorts(graph: GraphModule) -> None:
             )
 
 
-TENSORRT = register_lowering(
+register_lowering(
     Lowering(
         ("tensorrt", "torch_tensorrt", "aot_torch_tensorrt_aten"),
         check,

@@ -10,19 +10,19 @@ from pitome_fx.errors import OptionsError
 
 Form = Literal["pitome", "aten", "portable"]
 
-FORMS: dict[str, Form] = {}
+WANTED_FORMS: dict[str, Form] = {}
 """By name, for the lowerings that have a file of their own (``backends/``)."""
 
 
 def form_of(name: str) -> Form:
     """The form that a lowering takes where the user names none."""
-    return FORMS.get(name, "pitome")
+    return WANTED_FORMS.get(name, "pitome")
 
 
 def known_lowerings() -> set[str]:
     """Names that ``lowering=`` takes; not all of them need to be installed."""
     registered = torch._dynamo.list_backends(exclude_tags=None)
-    return {*registered, *FORMS} - {"pitome"}
+    return {*registered, *WANTED_FORMS} - {"pitome"}
 
 
 def unknown_lowering(name: str) -> OptionsError:

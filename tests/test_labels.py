@@ -9,15 +9,13 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
 
 from pitome_fx.passes import rules  # noqa: F401  (registers every rule)
-from pitome_fx.passes.capture.program import capture
 from pitome_fx.passes.replay.interpreter import Replay
 from pitome_fx.passes.tokens.axes import Axis
 from pitome_fx.passes.tokens.dims import Dim
+from tests.properties.anywhere import captured
 
 WEIGHT, TABLE = torch.randn(4, 4), torch.randn(4, 4)
 
@@ -70,11 +68,7 @@ CASES: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
 
 def labelled(f: Callable[..., Tensor], letters: str = "BNC") -> str:
     """The dimensions of f(x, …) in the letters of its inputs, three for each."""
-    inputs = [torch.randn(4, 4, 4) for _ in letters[::3]]
-    source = make_fx(f, pre_dispatch=True)(*inputs)
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        fakes = [mode.from_tensor(x) for x in inputs]
-        program = capture(source, fakes, [None] * len(fakes), [False] * len(fakes))
+    program = captured(f, [torch.randn(4, 4, 4) for _ in letters[::3]])
     replay = Replay(program.graph, frozenset())
     replay.run(*program.inputs)
     given = program.graph.graph.find_nodes(op="placeholder")

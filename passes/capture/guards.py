@@ -23,8 +23,6 @@ REMEMBERED = (
     ShapeEnv.guard_or_defer_runtime_assert,
 )
 """A decision that is remembered would not be recorded the next time it is made."""
-
-
 ON_LAYOUT = ("_reshape_view_helper", "check_contiguous_sizes_strides")
 """Where torch asks for how a tensor lies in memory."""
 
@@ -109,16 +107,3 @@ def tentative(inputs: Sequence[Any]) -> Iterator[Guards]:
         yield guards
     finally:
         guards.end()
-
-
-@contextmanager
-def unguarded(inputs: Sequence[Any]) -> Iterator[None]:
-    """Forget the guards recorded inside, where the nodes hold for all sizes.
-
-    They are not suppressed while the nodes are made, for which sizes would then be unknown.
-    """
-    env = shape_env_of(inputs)
-    before = [] if env is None else list(env.guards)
-    yield
-    if env is not None:
-        env.guards = before

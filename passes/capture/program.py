@@ -119,10 +119,7 @@ def capture(
 def capture_dynamo(graph: GraphModule, example_inputs: Sequence[Any]) -> Program:
     """Capture what Dynamo hands a backend; its placeholders know their own fake tensors."""
     placeholders = graph.graph.find_nodes(op="placeholder")
-    inputs = [
-        node.meta.get("example_value", value)
-        for node, value in zip(placeholders, example_inputs, strict=True)
-    ]
+    inputs = inputs_of_dynamo(graph, example_inputs)
     parameters = [
         value if isinstance(value, torch.nn.Parameter) or _is_kept_by_module(node) else None
         for node, value in zip(placeholders, example_inputs, strict=True)
@@ -142,6 +139,15 @@ def _is_kept_by_module(placeholder: Node) -> bool:
     name = source.name() if callable(source.name) else source.name
     guard_source = source.guard_source() if callable(source.guard_source) else source.guard_source
     return guard_source.is_unspecialized_nn_module() and "_buffers" not in name
+
+
+def inputs_of_dynamo(graph: GraphModule, example_inputs: Sequence[Any]) -> list[Any]:
+    """What the placeholders of a Dynamo graph stand for: fake tensors, ints and SymInts."""
+    placeholders = graph.graph.find_nodes(op="placeholder")
+    return [
+        node.meta.get("example_value", value)
+        for node, value in zip(placeholders, example_inputs, strict=True)
+    ]
 
 
 def capture_exported(program: ExportedProgram) -> Program:

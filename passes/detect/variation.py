@@ -68,7 +68,7 @@ class Variation:
         op = op_of(node)
         if node not in self.dataflow.written and op.op == "call_function" and not draws(op):
             if op.target in FILLED or self.dataflow.bounds.only_value(node) is not None:
-                return tuple(_flags(dim, False) for dim in dims)
+                return _nowhere(dims)
             if rule_for(op.target) is pointwise or op.target in REPEATED:
                 return self._broadcast(filter(is_tensor, value_operands(node)), dims)
             if op.target == aten.index.Tensor:

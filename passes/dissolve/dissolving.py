@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from torch.fx import GraphModule, Interpreter
 from pitome_fx.algorithms import is_shipped
 from pitome_fx.lowerings import Form
 from pitome_fx.ops import OPS
-from pitome_fx.passes.capture.guards import unguarded
+from pitome_fx.passes.capture.guards import tentative
 from pitome_fx.passes.capture.program import fake_mode_of, restore_placeholders, trace
 from pitome_fx.passes.capture.subclasses import restore_calls
 from pitome_fx.passes.failures import failing_in
@@ -44,8 +43,12 @@ def dissolve(
         return graph
     matches = graph.graph.find_nodes(op="call_function", target=OPS["match"].overload)
     own = all(is_shipped(node.args[3]) for node in matches)
-    with nullcontext() if guarded or not own else unguarded(inputs):
+    with tentative(inputs) as guards:
         dissolved = trace(_Dissolve(graph, BODIES[form]).run, inputs, fake_mode_of(inputs))
+        if guarded or not own:
+            guards.keep()
+        else:
+            guards.hand_on()
     restore_placeholders(graph, dissolved)
     dissolved.graph.eliminate_dead_code()
     restore_calls(dissolved)

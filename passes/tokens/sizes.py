@@ -52,8 +52,7 @@ def divided(size: Size, factor: Size) -> Size | None:
         quotient = size // factor
         if not statically_known_true(quotient * factor == size):
             return None
-    known = quotient if isinstance(quotient, int) else quotient.node.maybe_as_int()
-    return quotient if known is None else known
+    return settled(quotient)
 
 
 def product(sizes: Iterable[Size]) -> Size:

@@ -11,18 +11,16 @@ import torch.utils._pytree as pytree
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from pitome_fx.groups import mean_over_groups
 from pitome_fx.passes import rules  # noqa: F401  (registers every rule)
-from pitome_fx.passes.capture.program import Program, capture
+from pitome_fx.passes.capture.program import Program
 from pitome_fx.passes.replay.interpreter import Replay
 from pitome_fx.passes.tokens.dims import Atom, TokenTensor
 from pitome_fx.passes.tokens.rule import registered
 from pitome_fx.passes.tokens.spaces import merged_space
 from tests.properties import share
-from tests.properties.anywhere import labelled
+from tests.properties.anywhere import captured, labelled
 from tests.properties.op_cases import OP_CASES
 from tests.properties.rule_cases import CASES, Case
 
@@ -174,9 +172,5 @@ def test_every_op_has_a_case() -> None:
 
 def traced(case: Case, drawn: Merged) -> Program:
     """A case as an ATen graph on fake inputs."""
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
-    shapes = [drawn.shape(letters) for letters in ("BNC", *case.operands)]
-    fakes = [mode.from_tensor(torch.zeros(shape, dtype=torch.float64)) for shape in shapes]
-    with mode:
-        source = make_fx(case.f, pre_dispatch=True, _allow_non_fake_inputs=True)(*fakes)
-    return capture(source, fakes, [None] * len(fakes), [False] * len(fakes))
+    shapes = (drawn.shape(letters) for letters in ("BNC", *case.operands))
+    return captured(case.f, [torch.zeros(shape, dtype=torch.float64) for shape in shapes])
