@@ -5,7 +5,8 @@ needs. While a graph is traced, a plain fake tensor stands for it, so that its o
 (tracing into a quantised ``linear`` would leave its insides behind as constants). In the finished
 graph the subclass itself comes in. Two things are then seen to: every op that takes one is called
 as the model called it, for a class may define ``torch.nn.functional.linear`` and no ATen op; and
-every such call is run once on fake tensors, since only the class knows what it can do.
+every such call is run once on fake tensors (``rewrite.on_subclasses``), since only the class
+knows what it can do.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from pitome_fx.errors import CaptureError
 from pitome_fx.passes.failures import module_path
-from pitome_fx.passes.tokens.sizes import same_size
 
 NOTE = "pitome_fx.call"
 """Where a node keeps how the model called it; tracers hand on what is under ``meta["custom"]``."""
@@ -36,14 +36,15 @@ def is_wrapper(value: Any) -> bool:
 
 def wrappers(node: Node) -> list[Any]:
     """The subclass tensors that a node of the model's own graph takes or makes."""
-    return [x for n in (*node.all_input_nodes, node) for x in _wrappers_in(_recorded(n))]
+    return [x for n in (*node.all_input_nodes, node) for x in wrappers_in(_recorded(n))]
 
 
 def _recorded(node: Node) -> Any:
     return node.meta.get("example_value", node.meta.get("val"))
 
 
-def _wrappers_in(value: Any) -> list[Any]:
+def wrappers_in(value: Any) -> list[Any]:
+    """The subclass tensors of a value, however they are nested."""
     return [x for x in pytree.tree_leaves(value) if is_wrapper(x)]
 
 
@@ -158,16 +159,16 @@ def _what(node: Node) -> str:
     """A call, in words."""
     name = getattr(node.target, "__name__", str(node.target))
     where = module_path(node)
-    return f"{name} on a {_kind(wrappers(node))}{f' in {where}' if where else ''}"
+    return f"{name} on a {kind_of(wrappers(node))}{f' in {where}' if where else ''}"
 
 
 def cannot_be_traced(node: Node, error: Exception) -> CaptureError:
     """What to say of a call that fails on plain tensors."""
     if node.target == torch.ops.export.access_subclass_inner_tensor.default:
         return CaptureError(
-            f"torch.export took apart {node.args[0]}, a {_kind(wrappers(node))}, and no token rule "
-            'sees through that. Use torch.compile(model, backend="pitome"), or take the weights '
-            "apart before exporting (torchao.utils.unwrap_tensor_subclass)"
+            f"torch.export took apart {node.args[0]}, a {kind_of(wrappers(node))}, and no token "
+            'rule sees through that. Use torch.compile(model, backend="pitome"), or take the '
+            "weights apart before exporting (torchao.utils.unwrap_tensor_subclass)"
         )
     first_line = str(error).partition("\n")[0]
     return CaptureError(
@@ -176,7 +177,8 @@ def cannot_be_traced(node: Node, error: Exception) -> CaptureError:
     )
 
 
-def _kind(values: Iterable[Any]) -> str:
+def kind_of(values: Iterable[Any]) -> str:
+    """Their classes, for a sentence."""
     return " and a ".join(sorted({type(x).__name__ for x in values}))
 
 
@@ -187,10 +189,11 @@ def run_as_called(node: Node, args: Any, kwargs: Any) -> Any:
         return node.target(*args, **kwargs)  # type: ignore[operator]
     leaves = _leaves(args, kwargs)
     args, kwargs = pytree.tree_map_only(_Slot, lambda slot: leaves[slot.at], call.slots)
-    return _run(call.op, call.target, args, kwargs)
+    return run_call(call.op, call.target, args, kwargs)
 
 
-def _run(op: str, target: Any, args: Any, kwargs: Any) -> Any:
+def run_call(op: str, target: Any, args: Any, kwargs: Any) -> Any:
+    """Call a function or a method, as a node of that op does."""
     if op == "call_method":
         return getattr(args[0], target)(*args[1:], **kwargs)
     return target(*args, **kwargs)
@@ -229,95 +232,3 @@ def op_of(node: Node) -> Any:
     if call is not None and (node.op, node.target) == (call.op, call.target):
         return call.traced
     return node.target
-
-
-def why_not_on(graph: GraphModule, given: Iterable[Any], fake_mode: FakeTensorMode) -> str | None:
-    """Run what takes a subclass tensor on fake ones. Why the graph cannot have it, None if it can.
-
-    Args:
-        graph: a rewritten graph.
-        given: what the model's placeholders are: fake tensors, subclass tensors among them.
-    """
-    checker = _Checker(fake_mode)
-    feed = iter(given)
-    reasons: list[str] = []
-    for node in graph.graph.nodes:
-        if node.op == "placeholder":
-            checker.learn(node, next(feed))
-        elif node.op in ("call_function", "call_method") and checker.concerns(node):
-            if getattr(node.target, "namespace", "") == "pitome":
-                return checker.holds_tokens(node)
-            reasons += checker.check(node)
-    return reasons[0] if reasons else None
-
-
-class _Checker:
-    """Follows the subclass tensors through a graph."""
-
-    def __init__(self, fake_mode: FakeTensorMode) -> None:
-        self.fake_mode = fake_mode
-        self.known: dict[Node, Any] = {}
-
-    def learn(self, node: Node, value: Any) -> None:
-        """Keep a value that is, or holds, a subclass tensor."""
-        if _wrappers_in(value):
-            self.known[node] = value
-
-    def concerns(self, node: Node) -> bool:
-        """Does the node take any?"""
-        return any(source in self.known for source in node.all_input_nodes)
-
-    def holds_tokens(self, node: Node) -> str:
-        """What to say of a node that would merge subclass tensors."""
-        kind, where = self._kind_and_place(node)
-        return (
-            f"tokens in {where} are a {kind}, and only plain tensors are merged: a {kind} may "
-            "hold more about each token than its values. Hand the model plain tensors"
-        )
-
-    def check(self, node: Node) -> list[str]:
-        """Run the node; what is wrong with it."""
-        kind, where = self._kind_and_place(node)
-        try:
-            value = self._run(node)
-        except Exception as error:
-            return [
-                f"{node.target} on a {kind} in {where} does not run on merged tokens "
-                f"({type(error).__name__}: {error})"
-            ]
-        self.learn(node, value)
-        if _same_form(value, node.meta["val"]):
-            return []
-        return [
-            f"{node.target} on a {kind} in {where} returns another shape, dtype or layout "
-            "than it does on plain tensors"
-        ]
-
-    def _kind_and_place(self, node: Node) -> tuple[str, str]:
-        operands = [self.known.get(source) for source in node.all_input_nodes]
-        kind = _kind(x for value in operands for x in _wrappers_in(value))
-        return kind, module_path(node) or "the model"
-
-    def _run(self, node: Node) -> Any:
-        args, kwargs = torch.fx.node.map_arg(
-            (node.args, dict(node.kwargs)), lambda n: self.known.get(n, n.meta.get("val"))
-        )
-        with self.fake_mode:
-            return _run(node.op, node.target, args, kwargs)
-
-
-def _same_form(value: Any, wanted: Any) -> bool:
-    values, others = pytree.tree_leaves(value), pytree.tree_leaves(wanted)
-    return len(values) == len(others) and all(
-        _is_like(a, b) for a, b in zip(values, others, strict=True) if isinstance(b, Tensor)
-    )
-
-
-def _is_like(a: Any, b: Tensor) -> bool:
-    """Two tensors that differ in their values alone; of a subclass tensor, on the outside."""
-    if not isinstance(a, Tensor) or (a.dtype, a.device, a.dim()) != (b.dtype, b.device, b.dim()):
-        return False
-    strides = zip(a.shape, a.stride(), b.stride(), strict=True)
-    return all(same_size(x, y) for x, y in zip(a.shape, b.shape, strict=True)) and all(
-        same_size(n, 1) or same_size(x, y) for n, x, y in strides
-    )

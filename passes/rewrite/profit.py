@@ -8,9 +8,10 @@ from contextvars import ContextVar
 
 from pitome_fx.options import Options
 from pitome_fx.passes.capture.program import Program
-from pitome_fx.passes.capture.subclasses import is_wrapper, why_not_on
+from pitome_fx.passes.capture.subclasses import is_wrapper
 from pitome_fx.passes.detect.detection import Detection
 from pitome_fx.passes.plan.planning import Plan, PlannedMerge
+from pitome_fx.passes.rewrite.on_subclasses import why_not_on
 from pitome_fx.passes.rewrite.rewriting import Rewritten, rewrite
 
 Judge = Callable[[Rewritten], Collection[PlannedMerge]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from pitome_fx.passes.rewrite.rewriting import Merge
 from pitome_fx.passes.tokens.axes import Axis
 from pitome_fx.passes.tokens.dims import Dim
 from pitome_fx.passes.tokens.spaces import JoinedSpace, MergedSpace, TokenSpace, WindowSpace
+from pitome_fx.testing.rows import rows_around
 
 SDPA = torch.ops.aten.scaled_dot_product_attention.default
 SYM_SIZE = torch.ops.aten.sym_size.int
@@ -123,7 +124,7 @@ class Simulator(Interpreter):
         """x = lift(merge(x)) at a merge point."""
         block, parent = merge.planned.block, merge.space.parent
         dims = self.outcome.detection.labels.dims[block.point]
-        rows, back = self._rows(value, dims, block.token_place, merge.space)
+        rows, back = rows_around(value, dims, block.token_place, merge.space, self._length)
         tokens = rows.shape[1]
         before = torch.arange(tokens, device=rows.device).expand(rows.shape[0], -1)
         if parent is not None:
@@ -181,7 +182,9 @@ class Simulator(Interpreter):
         last = keys.movedim(site.feature_place, -1)
         order = [d for i, d in enumerate(dims) if i != site.feature_place]
         token = site.token_place - (site.feature_place < site.token_place)
-        rows, _ = self._rows(last, (*order, dims[site.feature_place]), token, merge.space)
+        rows, _ = rows_around(
+            last, (*order, dims[site.feature_place]), token, merge.space, self._length
+        )
         return rows.unflatten(2, (-1, features)).to(wide).mean(2)
 
     def _padding(self, merge: Merge) -> Tensor:
@@ -221,7 +224,9 @@ class Simulator(Interpreter):
         dims[event.dim] = event.target
         for atom in event.target:
             if atom.space is not None:
-                rows, back = self._rows(value, dims, event.dim, atom.space, atom.axis)
+                rows, back = rows_around(
+                    value, dims, event.dim, atom.space, self._length, atom.axis
+                )
                 value = back(mean_over_groups(rows, self._groups_of(atom.space)))
         return value
 
@@ -240,7 +245,7 @@ class Simulator(Interpreter):
             assert source is not None, (
                 f"{event.operand} depends on merged tokens and is projected at {event.node}"
             )
-            rows, _ = self._rows(value, event.dims, event.dim, source, source.axis)
+            rows, _ = rows_around(value, event.dims, event.dim, source, self._length, source.axis)
             means = mean_over_groups(rows, self._groups_of(source))
             finite = rows[rows.isfinite()]
             atol = 1e-4 * finite.abs().max().item() if finite.numel() else 0.0
@@ -271,46 +276,3 @@ class Simulator(Interpreter):
             mask = torch.zeros_like(mask, dtype=bias.dtype).masked_fill(~mask, -torch.inf)
         args[3:4] = [bias if mask is None else mask + bias]
         return args, kwargs
-
-    def _rows(
-        self,
-        x: Tensor,
-        dims: Sequence[Dim],
-        dim: int,
-        space: TokenSpace,
-        token: Axis | None = None,
-    ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        """x as (B, N, F) around one dimension, and the way back to the layout of x.
-
-        Of a dimension that is a product of axes, tokens are ``token``, or if that is None all
-        but the batch.
-        """
-        lengths: list[int] = []
-        roles: list[Axis | str] = []
-        for d, axes in enumerate(dims):
-            other = "token" if d == dim else "rest"
-            if len(axes) <= 1:
-                lengths.append(x.shape[d])
-                roles += [a.axis if a.axis in space.batch else other for a in axes] or [other]
-                continue
-            for atom in axes:
-                role = atom.axis if atom.axis in space.batch else other
-                if role == "token" and token not in (None, atom.axis):
-                    role = "rest"
-                if role == "token" and roles and roles[-1] == "token":
-                    lengths[-1] *= self._length(atom.axis)
-                    continue
-                lengths.append(self._length(atom.axis))
-                roles.append(role)
-        order = [roles.index(axis) for axis in space.batch]
-        order.append(roles.index("token"))
-        order += [i for i, role in enumerate(roles) if role == "rest"]
-        split = x.reshape(lengths).permute(order)
-        lead = math.prod(split.shape[: len(space.batch)])
-        rows = split.reshape(lead, split.shape[len(space.batch)], -1)
-
-        def back(changed: Tensor) -> Tensor:
-            inverse = sorted(range(len(order)), key=order.__getitem__)
-            return changed.reshape(split.shape).permute(inverse).reshape(x.shape)
-
-        return rows, back

@@ -133,7 +133,7 @@ MUTANTS = [
     ),
     Mutant(
         "tokens that are subclass tensors merge",
-        "passes/capture/subclasses.py",
+        "passes/rewrite/on_subclasses.py",
         'if getattr(node.target, "namespace", "") == "pitome":',
         "if False:",
         "tests/test_subclasses.py::TestRefused::test_an_input_that_is_a_subclass_tensor",
