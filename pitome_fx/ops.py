@@ -150,7 +150,8 @@ def group_logsumexp(bias: Tensor, assign: Tensor, size: Tensor) -> Tensor:
     """log Σ exp over the members of each group: bias (B, N, F) → (B, N', F).
 
     What a merged key must be given as attention bias, so that it draws the attention that its
-    members would have drawn together. A group of −∞ alone stays −∞, with zero gradient.
+    members would have drawn together. A group of −∞ alone stays −∞, and its gradient is 0 unless
+    what comes back is NaN.
     """
     wide = torch.promote_types(bias.dtype, torch.float32)
     index = assign.unsqueeze(-1).expand_as(bias)
@@ -159,8 +160,9 @@ def group_logsumexp(bias: Tensor, assign: Tensor, size: Tensor) -> Tensor:
     terms = torch.exp(values - peak.gather(1, index))
     total = torch.zeros_like(peak).scatter_add(1, index, terms)
     empty = total == 0
-    log_total = torch.where(empty, 1, total).log() + peak
-    return torch.where(empty, -torch.inf, log_total).to(bias.dtype)
+    # Added rather than chosen: a NaN that comes back by way of −∞ must not get lost.
+    log_total = (total + empty.to(wide)).log() + torch.where(empty, -torch.inf, 0)
+    return (log_total + peak).to(bias.dtype)
 
 
 def _match_shape(

@@ -78,7 +78,8 @@ def with_own_keys(site: Site, replay: Replay, masks: Masks) -> Site:
         return site
     joined = site.key_dim[0].axis
     own = tuple(atom.axis for atom in site.query_dim)
-    if [part.axes for part in joined.parts].count(own) != 1:
+    # A single query, as in pooling, has no axis, and neither has a single token joined to others.
+    if not own or [part.axes for part in joined.parts].count(own) != 1:
         return site
     source = _part_of_join(site, replay)
     if source is None:

@@ -143,6 +143,17 @@ FOUND: list[tuple[Program, Options]] = [
     ),
     # A block whose results nobody reads.
     (Program((Save(), *BLOCK, Swap(), *BLOCK)), {"min_tokens": 2, "ratio": 0.75, "pays": True}),
+    # A single query that pools tokens, to which a single token was joined.
+    (
+        Program(
+            (Save(), Residual(Attention(mask="bool")), Residual(Mlp()), Join("cat"), *BLOCK),
+            tokens=4,
+            suffix=1,
+            hidden=(0,),
+            readout="softmax-pool",
+        ),
+        {"min_tokens": 2, "ratio": 0.5, "pays": True},
+    ),
 ]
 
 IN_TRAINING: list[tuple[Program, Options]] = [
@@ -171,6 +182,20 @@ IN_TRAINING: list[tuple[Program, Options]] = [
     # The functional form of copy_ has no derivative.
     (
         Program((Residual(Mix("roll"), order="post", spelling="copy_"), *BLOCK), tokens=4),
+        {"min_tokens": 2, "ratio": 0.5, "pays": True},
+    ),
+    # NaN weights of a row of which all is hidden come back to a bias by way of −∞.
+    (
+        Program(
+            (
+                Residual(Attention(mask="bool")),
+                Residual(Mlp()),
+                Parallel(Attention("where", mask="bool", second="buckets"), Mlp()),
+            ),
+            batch=3,
+            tokens=4,
+            hidden=(0, 0, 4),
+        ),
         {"min_tokens": 2, "ratio": 0.5, "pays": True},
     ),
 ]

@@ -7,9 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.utils._pytree as pytree
 from torch import Tensor
+from torch.fx import Node
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from pitome_fx.passes.pipeline import Outcome
 from pitome_fx.testing import run_recorded
 from pitome_fx.testing.oracle import Simulator
 from tests.properties.trial import LIMIT, Flat, Trial
@@ -83,22 +86,44 @@ def weighed(outputs: tuple[Any, ...]) -> Tensor | None:
     return torch.stack(terms).sum() if terms else None
 
 
-def _rounding(trial: Trial, assignments: list[Tensor], wanted: dict[str, Tensor]) -> float:
-    """How far the simulation's gradients move with the last bit of what it is given.
+class Rounding:
+    """Moves every number by about its last bit."""
 
-    Where unmerged tokens are equal and their difference is normalised, that is far.
-    """
-    generator = torch.Generator().manual_seed(0)
-    furthest = 0.0
+    def __init__(self) -> None:
+        self.generator = torch.Generator().manual_seed(0)
 
-    def rounded(x: Tensor) -> Tensor:
-        if not x.is_floating_point():
-            return x
-        noise = torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x)
+    def __call__(self, x: Tensor) -> Tensor:
+        noise = torch.randn(x.shape, generator=self.generator, dtype=torch.float64).to(x)
         return x * (1 + torch.finfo(x.dtype).eps * noise)
 
+
+class RoundingBackward(Simulator):
+    """The simulation, with rounding errors in the gradient of every op's result."""
+
+    def __init__(self, outcome: Outcome, groups: list[Tensor], rounding: Rounding) -> None:
+        super().__init__(outcome, groups)
+        self.rounding = rounding
+
+    def run_node(self, n: Node) -> Any:
+        value = super().run_node(n)
+        for x in pytree.tree_leaves(value):
+            if isinstance(x, Tensor) and x.requires_grad:
+                x.register_hook(self.rounding)
+        return value
+
+
+def _rounding(trial: Trial, assignments: list[Tensor], wanted: dict[str, Tensor]) -> float:
+    """How far the simulation's gradients move with the last bits of inputs and of gradients.
+
+    Where unmerged tokens are equal and their difference is normalised, that is far. Where a program
+    narrows its values their gradients are narrow, too, and rounded as they are summed over copies.
+    """
+    furthest = 0.0
+    rounding = Rounding()
+
     def simulated(*given: Tensor) -> tuple[Tensor, ...]:
-        return Simulator(trial.outcome, assignments).run(*map(rounded, given))
+        simulator = RoundingBackward(trial.outcome, assignments, rounding)
+        return simulator.run(*(rounding(x) if x.is_floating_point() else x for x in given))
 
     for _ in range(DRAWS):
         found = gradients(simulated, trial.flat)

@@ -166,6 +166,9 @@ def _only_copies_merged(groups: Tensor, program: Program) -> bool:
         kinds = [originals(program, i) for i in streams]
     else:
         own = originals(program, 0)
+        if tokens % len(own):
+            # Attention between channels merges channels.
+            return False
         kinds = [torch.cat([own + i * len(own) for i in range(tokens // len(own))])]
     return any(all(_is_refined_by(row, kind) for row in groups) for kind in kinds)
 
