@@ -1,6 +1,6 @@
 """Token merging as a compiler pass: ``torch.compile(model, backend="pitome")``."""
 
-from pitome_fx.algorithms import ALGORITHMS, Match, register
+from pitome_fx.algorithms import ALGORITHMS, Match, Tokens, Weights, register
 from pitome_fx.errors import (
     CaptureError,
     DeployError,
@@ -31,6 +31,8 @@ __all__ = [
     "PitomeWarning",
     "RefusedError",
     "Report",
+    "Tokens",
+    "Weights",
     "explain",
     "register",
     "transform",

@@ -3,17 +3,21 @@
 import dataclasses
 import difflib
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pitome_fx.algorithms import ALGORITHMS
+from pitome_fx.algorithms.parameters import complete
 from pitome_fx.errors import OptionsError
 from pitome_fx.lowerings import Form, form_of
 
 AMOUNTS = ("ratio", "r", "flops", "schedule")
 DEFAULT_FLOPS = 0.6
-MIN_RATIO = 0.5
+ONCE_OPTIONS = ("margin", "alpha")
+"""Options of all algorithms once, that only some of them understand."""
+
 FORMS: tuple[Form, ...] = ("pitome", "aten", "portable")
 
 
@@ -25,12 +29,13 @@ class Options:
 
     Attributes:
         ratio: keep ratio per block, in [0.5, 1]; about ratio·T of its T unprotected tokens stay.
+            (Some algorithms reach lower ones: docs/algorithms.md.)
         r: tokens removed per block, a non-negative int (at most T // 2 in any block).
         flops: fraction of the model's FLOPs to keep, in (0, 1]; the planner solves for the ratio.
         schedule: keep ratio of each mergeable block in order, each in [0.5, 1].
         algorithm: name of a registered merging algorithm.
-        margin: margin m of the energy at the first block (PiToMe, Eq. 4).
-        alpha: weight α of dissimilar tokens in the energy (PiToMe, Eq. 4).
+        algorithm_options: the algorithm's own parameters, as ``{"margin": 0.8}``; see
+            docs/algorithms.md.
         metric: what tokens are compared by, attention ``"keys"`` or ``"hidden"`` states.
         protect: ``"auto"``, or the number of leading tokens that never merge.
         proportional: add log(size) of each key's group to the attention scores.
@@ -52,8 +57,7 @@ class Options:
     flops: float | None = None
     schedule: tuple[float, ...] | None = None
     algorithm: str = "pitome"
-    margin: float | None = None
-    alpha: float | None = None
+    algorithm_options: Mapping[str, Any] = field(default_factory=dict)
     metric: Literal["keys", "hidden"] | None = None
     protect: Literal["auto"] | int = "auto"
     proportional: bool = True
@@ -72,7 +76,7 @@ class Options:
                 object.__setattr__(self, key, tuple(value))
         self._check()
         # Equal options are written alike, so that they share a compile and its cache.
-        for key in ("ratio", "flops", "margin", "alpha"):
+        for key in ("ratio", "flops"):
             if getattr(self, key) is not None:
                 object.__setattr__(self, key, float(getattr(self, key)))
         if self.schedule is not None:
@@ -80,13 +84,18 @@ class Options:
 
     def _check(self) -> None:
         """Every value is allowed, and the amount is said once."""
+        if not isinstance(self.algorithm, str) or self.algorithm not in ALGORITHMS:
+            raise OptionsError(
+                f"algorithm={self.algorithm!r} is not allowed: expected one of "
+                f"{', '.join(sorted(ALGORITHMS))}."
+            )
         for key, (allowed, valid) in _CHECKS.items():
             value = getattr(self, key)
-            if key == "algorithm":
-                # Algorithms may be registered at any time.
-                allowed = f"one of {', '.join(sorted(ALGORITHMS))}"
             if not valid(value):
                 raise OptionsError(f"{key}={value!r} is not allowed: expected {allowed}.")
+        self._check_ratios()
+        own = ALGORITHMS[self.algorithm]
+        complete(self.algorithm, own.parameters, self.algorithm_options)
         given = [key for key in AMOUNTS if getattr(self, key) is not None]
         if len(given) > 1:
             listed = ", ".join(f"{key}={getattr(self, key)!r}" for key in given)
@@ -95,19 +104,34 @@ class Options:
                 f"give at most one of {', '.join(AMOUNTS)}."
             )
 
+    def _check_ratios(self) -> None:
+        """How far tokens can be reduced in one merge is the algorithm's."""
+        lowest = ALGORITHMS[self.algorithm].lowest_ratio
+        for key in ("ratio", "schedule"):
+            given = getattr(self, key)
+            values = given if isinstance(given, tuple) else (given,)
+            if any(value is not None and value < lowest for value in values):
+                each = "a keep ratio" if key == "ratio" else "keep ratios"
+                raise OptionsError(
+                    f"{key}={given!r} is not allowed: expected {each} in [{lowest}, 1], as "
+                    f"{self.algorithm!r} merges {ALGORITHMS[self.algorithm].removes} of the "
+                    "tokens at most."
+                )
+
     @classmethod
     def parse(cls, given: Mapping[str, Any] | None) -> "Options":
         """Options from a plain mapping, as torch.compile passes them on."""
         known = [f.name for f in dataclasses.fields(cls)]
-        for key in given or {}:
+        given = _with_parameters_together(given or {})
+        for key in given:
             if key not in known:
                 near = difflib.get_close_matches(str(key), known, n=1)
                 hint = f" Did you mean {near[0]!r}?" if near else ""
                 raise OptionsError(
-                    f"unknown option {key!r} (value {(given or {})[key]!r}).{hint} "
+                    f"unknown option {key!r} (value {given[key]!r}).{hint} "
                     f"Valid options: {', '.join(known)}."
                 )
-        return cls(**(given or {}))
+        return cls(**given)
 
     @property
     def merges_nothing(self) -> bool:
@@ -131,12 +155,26 @@ class Options:
         return dataclasses.replace(
             self,
             flops=DEFAULT_FLOPS if no_amount else self.flops,
-            margin=own.margin if self.margin is None else self.margin,
-            alpha=own.alpha if self.alpha is None else self.alpha,
+            algorithm_options=complete(self.algorithm, own.parameters, self.algorithm_options),
             metric=own.metric if self.metric is None else self.metric,
-            blocks=own.blocks if self.blocks is None else self.blocks,
             form=self.form or form_of(self.lowering),
         )
+
+
+def _with_parameters_together(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Options in which what were options once are among the algorithm's own parameters."""
+    moved = {key: given[key] for key in ONCE_OPTIONS if given.get(key) is not None}
+    rest = {key: value for key, value in given.items() if key not in ONCE_OPTIONS}
+    if moved:
+        spelled = ", ".join(f"{key!r}: {value!r}" for key, value in moved.items())
+        warnings.warn(
+            f"{' and '.join(moved)} are parameters of some algorithms by now: write "
+            f"algorithm_options={{{spelled}}}",
+            FutureWarning,
+            stacklevel=3,
+        )
+        rest["algorithm_options"] = {**rest.get("algorithm_options", {}), **moved}
+    return rest
 
 
 def _is_int(value: Any) -> bool:
@@ -148,7 +186,7 @@ def _is_real(value: Any) -> bool:
 
 
 def _is_ratio(value: Any) -> bool:
-    return _is_real(value) and MIN_RATIO <= value <= 1
+    return _is_real(value) and 0 < value <= 1
 
 
 def _optional(valid: Callable[[Any], bool]) -> Callable[[Any], bool]:
@@ -160,22 +198,20 @@ def _all_of(valid: Callable[[Any], bool]) -> Callable[[Any], bool]:
 
 
 _CHECKS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "ratio": ("a keep ratio in [0.5, 1]", _optional(_is_ratio)),
+    "ratio": ("a keep ratio of at most 1", _optional(_is_ratio)),
     "r": (
         "a non-negative int, tokens removed per block",
         _optional(lambda v: _is_int(v) and v >= 0),
     ),
     "flops": ("a fraction of FLOPs in (0, 1]", _optional(lambda v: _is_real(v) and 0 < v <= 1)),
     "schedule": (
-        "a non-empty list of keep ratios in [0.5, 1], one per mergeable block",
+        "a non-empty list of keep ratios of at most 1, one per mergeable block",
         _optional(lambda v: _all_of(_is_ratio)(v) and len(v) > 0),
     ),
-    "algorithm": (
-        "the name of a registered algorithm",
-        lambda v: isinstance(v, str) and v in ALGORITHMS,
+    "algorithm_options": (
+        "a mapping from names of parameters",
+        lambda v: isinstance(v, Mapping) and all(isinstance(key, str) for key in v),
     ),
-    "margin": ("a number in [-1, 1)", _optional(lambda v: _is_real(v) and -1 <= v < 1)),
-    "alpha": ("a non-negative number", _optional(lambda v: _is_real(v) and v >= 0)),
     "metric": ("'keys' or 'hidden'", _optional(lambda v: v in ("keys", "hidden"))),
     "protect": (
         "'auto' or a non-negative int, the number of leading tokens that never merge",

@@ -118,6 +118,20 @@ def match(metric: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
         return ops.match(metric, *rest)
 
 
+def weigh(kept: Tensor, moved: Tensor, target: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    """The registered algorithm's own weights; orders and picks in them are made portable."""
+    with _PortableCalls():
+        return ops.weigh(kept, moved, target, *rest)
+
+
+def combine(x: Tensor, kept: Tensor, moved: Tensor, own: Tensor, mix: Tensor) -> Tensor:
+    """own·x_kept + mix·x_moved: x (B, N, F) → (B, N', F)."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    with ops.full_precision(x):
+        joined = _sum_in_groups(mix.to(wide), rows(x, moved).to(wide))
+        return (rows(x, kept).to(wide) * own.to(wide).unsqueeze(-1) + joined).to(x.dtype)
+
+
 def merge_size(size: Tensor, kept: Tensor, moved: Tensor, target: Tensor) -> Tensor:
     """Sizes (B, N') of the groups that tokens of sizes (B, N) form."""
     joining = ops.joins(kept.shape[1], target) * rows(size, moved).unsqueeze(1)
@@ -213,6 +227,9 @@ def _highest(values: Tensor, assign: Tensor, groups: int) -> Tensor:
 
 PORTABLE: dict[str, Callable[..., Any]] = {
     "match": match,
+    "weigh": weigh,
+    "combine": combine,
+    "importance": ops.importance,
     "merge_size": merge_size,
     "merge": merge,
     "assignment": assignment,

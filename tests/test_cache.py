@@ -14,7 +14,7 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 
 import pitome_fx
-from pitome_fx import ALGORITHMS, Match, Options, portable, register
+from pitome_fx import ALGORITHMS, Match, Options, Tokens, portable, register
 from pitome_fx.backends.inductor import Tag, digest
 from pitome_fx.ops import OPS
 from tests.support.blocks import by_hand
@@ -26,16 +26,15 @@ from tests.support.oracle import assert_close
 def merging_neighbours(first: int) -> Callable[..., Match]:
     """The token behind ``first`` joins the one after it."""
 
-    def match(
-        metric: Tensor, size: Tensor, padding: Tensor | None, k: int, margin: float, alpha: float
-    ) -> Match:
-        return neighbours(metric, first, k)
+    def match(tokens: Tokens) -> Match:
+        return neighbours(tokens, first)
 
     return match
 
 
-def neighbours(metric: Tensor, first: int, k: int) -> Match:
+def neighbours(given: Tokens, first: int) -> Match:
     """k pairs of neighbours merge, from ``first`` on."""
+    metric, k = given.metric, given.k
     batch, tokens = metric.shape[:2]
     moved = torch.arange(first, first + 2 * k, 2, device=metric.device)
     place = torch.arange(tokens, device=metric.device)
@@ -44,16 +43,16 @@ def neighbours(metric: Tensor, first: int, k: int) -> Match:
     return Match(*(x.expand(batch, -1) for x in (kept, moved, target)))
 
 
-def from_the_front(metric: Tensor, size: Tensor, padding: Any, k: int, *rest: float) -> Match:
-    return neighbours(metric, 0, k)
+def from_the_front(tokens: Tokens) -> Match:
+    return neighbours(tokens, 0)
 
 
-def from_the_fifth(metric: Tensor, size: Tensor, padding: Any, k: int, *rest: float) -> Match:
-    return neighbours(metric, 5, k)
+def from_the_fifth(tokens: Tokens) -> Match:
+    return neighbours(tokens, 5)
 
 
-def merging_from(first: int, metric: Tensor, size: Tensor, padding: Any, k: int, *rest: float):
-    return neighbours(metric, first, k)
+def merging_from(first: int, tokens: Tokens) -> Match:
+    return neighbours(tokens, first)
 
 
 @dataclasses.dataclass
@@ -62,14 +61,15 @@ class MergingFrom:
 
     first: int
 
-    def __call__(self, metric: Tensor, size: Tensor, padding: Any, k: int, *rest: float) -> Match:
-        return neighbours(metric, self.first, k)
+    def __call__(self, tokens: Tokens) -> Match:
+        return neighbours(tokens, self.first)
 
 
 def moving(places: Tensor) -> Callable[..., Match]:
     """The first k of the places given join the last."""
 
-    def match(metric: Tensor, size: Tensor, padding: Any, k: int, *rest: float) -> Match:
+    def match(tokens: Tokens) -> Match:
+        metric, k = tokens.metric, tokens.k
         order = places[: metric.shape[1]].expand(metric.shape[0], -1)
         return Match(order[:, k:], order[:, :k], torch.full_like(order[:, :k], 0))
 
@@ -77,8 +77,8 @@ def moving(places: Tensor) -> Callable[..., Match]:
 
 
 IN_A_CELL = """
-def match(metric, size, padding, k, margin, alpha):
-    return neighbours(metric, {first}, k)
+def match(tokens):
+    return neighbours(tokens, {first})
 """
 
 
@@ -167,8 +167,7 @@ def test_the_same_algorithm_hits_the_cache(probe: str) -> None:
 CHANGES: dict[str, Any] = {
     "ratio": 0.7,
     "algorithm": "tome",
-    "margin": 0.5,
-    "alpha": 0.5,
+    "algorithm_options": {"margin": 0.5},
     "metric": "hidden",
     "proportional": False,
     "protect": 2,

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.support.blocks import by_hand
+from tests.support.compiled import compiled
 from tests.support.models import Case
 from tests.support.oracle import assert_same_form, transformed
 
@@ -48,3 +49,17 @@ def test_outputs_have_the_dtype_that_autocast_gives_them(name: str) -> None:
     case = Case(model, (torch.randn(2, 160, 24),))
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         assert_same_form(transformed(case, ratio=0.8)(*case.args), model(*case.args))
+
+
+def test_what_is_written_in_a_region_of_autocast_keeps_its_dtype() -> None:
+    """There baddbmm would yield a half type, and baddbmm_ does not."""
+
+    def read(y: Tensor, layer: nn.Linear) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            y = y.flip(1) * 1
+            return y.baddbmm_((y @ y.mT).float(), y)
+
+    model = Read(read).eval()
+    case = Case(model, (torch.randn(2, 160, 24),))
+    with torch.no_grad():
+        assert_same_form(compiled(model, ratio=0.8)(*case.args), model(*case.args))

@@ -10,6 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import gradcheck
 
 from pitome_fx.ops import OPS
+from tests.support.matching import call
 
 B, N, K, F = 2, 11, 4, 3
 
@@ -20,7 +21,7 @@ def step(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor, Te
     """size (B, N), kept, moved and target of a merge of K of the N tokens, the first protected."""
     size = torch.randint(1, 4, (B, N)).to(dtype)
     metric = torch.randn(B, N, 5, dtype=dtype)
-    return size, *ops.match(metric, size, None, "pitome", K, 1, 0, 0.5, 1.0)
+    return size, *ops.match(metric, size, None, "pitome", K, 1, 0)
 
 
 def members(assign: Tensor, item: int) -> list[list[int]]:
@@ -36,8 +37,13 @@ def arguments(name: str) -> tuple[Any, ...]:
     groups = ops.merge_size(torch.ones_like(size), kept, moved, target)
     x = torch.randn(B, N, F, dtype=torch.float64, requires_grad=True)
     padding = torch.arange(N).expand(B, -1) >= 8
+    weighing = call("tofu", torch.randn(B, N, 5), size, padding, K, 1, 0)
+    heads = torch.randn(B, 2, N, 5)
     return {
-        "match": (torch.randn(B, N, 5), size, padding, "pitome", K, 1, 1, 0.5, 1.0),
+        "match": (torch.randn(B, N, 5), size, padding, "pitome", K, 1, 1),
+        "weigh": (kept, moved, target, *weighing),
+        "combine": (x, kept, moved, torch.rand(B, N - K), torch.rand(B, N - K, K)),
+        "importance": (heads, heads[:, :1], size, padding, 1),
         "merge_size": (size, kept, moved, target),
         "merge": (x, size, kept, moved, target),
         "assignment": (kept, moved, target),
@@ -63,7 +69,9 @@ def test_shape_function_agrees_with_the_body(name: str) -> None:
         assert (a.shape, a.dtype) == (b.shape, b.dtype)
 
 
-@pytest.mark.parametrize("name", ["merge", "unmerge", "pick", "project", "group_logsumexp"])
+@pytest.mark.parametrize(
+    "name", ["merge", "combine", "unmerge", "pick", "project", "group_logsumexp"]
+)
 def test_gradients(name: str) -> None:
     x, *rest = arguments(name)
     x = x.detach().requires_grad_()
@@ -74,7 +82,7 @@ def test_sizes_sum_to_the_number_of_tokens() -> None:
     size, kept, moved, target = step()
     after = ops.merge_size(size, kept, moved, target)
     assert torch.equal(after.sum(1), size.sum(1))
-    again = ops.match(torch.randn(B, N - K, 5), after, None, "tome", 2, 1, 0, 0.5, 1.0)
+    again = ops.match(torch.randn(B, N - K, 5), after, None, "tome", 2, 1, 0)
     assert torch.equal(ops.merge_size(after, *again).sum(1), size.sum(1))
 
 
@@ -107,7 +115,7 @@ def test_merging_what_was_unmerged_changes_nothing() -> None:
 
 def test_protected_tokens_keep_their_places() -> None:
     metric, size = torch.randn(B, N, 5), torch.ones(B, N)
-    kept, moved, target = ops.match(metric, size, None, "pitome", 3, 2, 1, 0.5, 1.0)
+    kept, moved, target = ops.match(metric, size, None, "pitome", 3, 2, 1)
     assign = ops.assignment(kept, moved, target)
     assert assign[:, :2].tolist() == [[0, 1]] * B
     assert assign[:, -1].tolist() == [N - 3 - 1] * B

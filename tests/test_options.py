@@ -14,8 +14,7 @@ DEFAULTS = {
     "flops": None,
     "schedule": None,
     "algorithm": "pitome",
-    "margin": None,
-    "alpha": None,
+    "algorithm_options": {},
     "metric": None,
     "protect": "auto",
     "proportional": True,
@@ -37,9 +36,8 @@ ALLOWED: list[dict[str, Any]] = [
     {"schedule": [0.5, 1]},
     {"schedule": (0.9,)},
     {"algorithm": "tome"},
-    {"margin": -1},
-    {"margin": 0.999},
-    {"alpha": 0},
+    {"algorithm_options": {"margin": -1, "alpha": 0}, "algorithm": "pitome"},
+    {"ratio": 0.2, "algorithm": "dpc-knn"},
     {"metric": "hidden"},
     {"protect": 0},
     {"protect": 5},
@@ -55,28 +53,26 @@ ALLOWED: list[dict[str, Any]] = [
 
 REFUSED: list[tuple[str, Any, str]] = [
     ("ratio", 0.49, "[0.5, 1]"),
-    ("ratio", 1.01, "[0.5, 1]"),
-    ("ratio", "0.9", "[0.5, 1]"),
-    ("ratio", True, "[0.5, 1]"),
-    ("ratio", float("nan"), "[0.5, 1]"),
+    ("ratio", 1.01, "a keep ratio of at most 1"),
+    ("ratio", "0.9", "a keep ratio of at most 1"),
+    ("ratio", True, "a keep ratio of at most 1"),
+    ("ratio", float("nan"), "a keep ratio of at most 1"),
+    ("ratio", 0, "a keep ratio of at most 1"),
     ("r", -1, "non-negative int"),
     ("r", 2.0, "non-negative int"),
     ("r", True, "non-negative int"),
     ("flops", 0, "(0, 1]"),
     ("flops", 1.5, "(0, 1]"),
     ("flops", "60%", "(0, 1]"),
-    ("schedule", 0.9, "list of keep ratios in [0.5, 1]"),
+    ("schedule", 0.9, "list of keep ratios of at most 1"),
     ("schedule", (), "non-empty"),
-    ("schedule", (0.9, 0.3), "list of keep ratios in [0.5, 1]"),
-    ("schedule", ("0.9",), "list of keep ratios in [0.5, 1]"),
-    ("schedule", "0.9", "list of keep ratios in [0.5, 1]"),
-    ("algorithm", "pitomé", "pitome, pitome-elu, pitome-text, tome"),
-    ("algorithm", None, "pitome, pitome-elu, pitome-text, tome"),
-    ("margin", 1, "[-1, 1)"),
-    ("margin", -1.1, "[-1, 1)"),
-    ("margin", "high", "[-1, 1)"),
-    ("alpha", -0.1, "non-negative number"),
-    ("alpha", float("inf"), "non-negative number"),
+    ("schedule", (0.9, 0.3), "keep ratios in [0.5, 1]"),
+    ("schedule", ("0.9",), "list of keep ratios of at most 1"),
+    ("schedule", "0.9", "list of keep ratios of at most 1"),
+    ("algorithm", "pitomé", "pitome, pitome-bsm, pitome-elu"),
+    ("algorithm", None, "pitome, pitome-bsm, pitome-elu"),
+    ("algorithm_options", None, "a mapping"),
+    ("algorithm_options", {1: 2}, "a mapping"),
     ("metric", "values", "'keys' or 'hidden'"),
     ("protect", -1, "'auto' or a non-negative int"),
     ("protect", "cls", "'auto' or a non-negative int"),
@@ -127,7 +123,7 @@ def test_every_option_has_a_refused_value() -> None:
         ("keep_ratio", "ratio"),
         ("flop", "flops"),
         ("algoritm", "algorithm"),
-        ("margins", "margin"),
+        ("algorithm_option", "algorithm_options"),
         ("protected", "protect"),
         ("proportinal", "proportional"),
         ("min_token", "min_tokens"),
@@ -171,23 +167,41 @@ def test_without_an_amount_sixty_percent_of_the_flops_are_kept(given: dict[str, 
 def test_open_options_get_the_algorithms_defaults(name: str) -> None:
     options = Options(algorithm=name).resolved()
     own = ALGORITHMS[name]
-    assert (options.margin, options.alpha, options.metric, options.blocks) == (
-        own.margin,
-        own.alpha,
-        own.metric,
-        own.blocks,
-    )
-    assert options.margin == 0.9 and options.alpha == 1.0 and options.metric == "keys"
-    assert options.blocks == ((0, 1, 2) if name == "pitome-text" else None)
+    assert options.metric == own.metric
+    assert options.algorithm_options == {key: p.default for key, p in own.parameters.items()}
 
 
-@pytest.mark.parametrize(
-    "given", [{"margin": 0.5}, {"alpha": 0.0}, {"metric": "hidden"}, {"blocks": [5]}], ids=str
-)
-def test_given_options_win_over_the_algorithms(given: dict[str, Any]) -> None:
-    options = Options(algorithm="pitome-text", **given).resolved()
-    for key in given:
-        assert getattr(options, key) == getattr(Options(**given), key)
+WRONG_PARAMETERS: list[tuple[str, dict[str, Any], str]] = [
+    ("pitome", {"margin": 1}, "margin=1 is not allowed for 'pitome': expected a number in [-1, 1)"),
+    ("pitome", {"margin": "high"}, "expected a number in [-1, 1)"),
+    ("pitome", {"alpha": -0.1}, "expected a non-negative number"),
+    ("pitome", {"alpha": float("inf")}, "expected a non-negative number"),
+    ("pitome", {"aplha": 1}, "'pitome' has no parameter 'aplha' (value 1); its parameters are mar"),
+    ("tome", {"margin": 0.5}, "'tome' has no parameter 'margin' (value 0.5); it has none"),
+    ("dpc-knn", {"neighbours": 0}, "expected a positive int"),
+    ("random", {"seed": 0.5}, "expected an int"),
+]
+
+
+@pytest.mark.parametrize(("algorithm", "given", "words"), WRONG_PARAMETERS)
+def test_wrong_parameters_of_an_algorithm(
+    algorithm: str, given: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(OptionsError) as refusal:
+        Options(algorithm=algorithm, algorithm_options=given)
+    assert words in str(refusal.value)
+
+
+def test_what_were_options_once_are_parameters() -> None:
+    with pytest.warns(FutureWarning, match=r"algorithm_options=\{'margin': 0.5\}"):
+        options = Options.parse({"algorithm": "pitome", "margin": 0.5})
+    assert options == Options(algorithm="pitome", algorithm_options={"margin": 0.5})
+
+
+def test_given_options_win_over_the_algorithms() -> None:
+    options = Options(algorithm="pitome", metric="hidden", algorithm_options={"margin": 0.5})
+    assert options.resolved().metric == "hidden"
+    assert options.resolved().algorithm_options == {"margin": 0.5, "alpha": 1.0}
 
 
 def test_options_cannot_change() -> None:

@@ -4,18 +4,16 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from torch import Tensor
 
 import pitome_fx
-from pitome_fx import ALGORITHMS, Match, Options, OptionsError, register
+from pitome_fx import ALGORITHMS, Match, Options, OptionsError, Tokens, register
 from tests.support.blocks import by_hand
 from tests.support.oracle import assert_keeps_the_law, pitome_nodes
 
 
-def neighbours(
-    metric: Tensor, size: Tensor, padding: Tensor | None, k: int, margin: float, alpha: float
-) -> Match:
+def neighbours(given: Tokens, *, skip: int = 0) -> Match:
     """Tokens 0, 2, 4… join the next one until k have moved."""
+    metric, k = given.metric, given.k
     batch, tokens = metric.shape[:2]
     moved = torch.arange(0, 2 * k, 2, device=metric.device)
     stays = torch.ones(tokens, dtype=torch.bool).index_fill(0, moved, False)
@@ -27,9 +25,7 @@ def neighbours(
 @pytest.fixture
 def plugin() -> Iterator[str]:
     """The algorithm, registered for one test."""
-    register("neighbours", margin=0.25, metric="hidden", margin_at=lambda m, i, n: m * i)(
-        neighbours
-    )
+    register("neighbours", metric="hidden")(neighbours)
     yield "neighbours"
     del ALGORITHMS["neighbours"]
 
@@ -53,7 +49,7 @@ def test_its_defaults_hold(plugin: str) -> None:
     case = by_hand()
     graph = pitome_fx.transform(case.model, case.args, ratio=0.8, algorithm=plugin)
     nodes = pitome_nodes(graph, "match")
-    assert [node.args[7] for node in nodes] == [0, 0.25, 0.5]
+    assert [node.args[7:10] for node in nodes] == [(i, 3, '{"skip": 0}') for i in range(3)]
     assert nodes[0].args[0].meta["val"].shape[-1] == 24, "hidden states, not keys of width 8"
     assert Options(algorithm=plugin).resolved().metric == "hidden"
 

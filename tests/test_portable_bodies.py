@@ -11,6 +11,7 @@ from torch import Tensor
 from pitome_fx import ALGORITHMS, portable
 from pitome_fx.ops import OPS
 from pitome_fx.portable import PORTABLE
+from tests.support.matching import call
 
 
 class TestBodies:
@@ -46,8 +47,9 @@ class TestBodies:
             metric = torch.eye(5).to(dtype)[torch.randint(0, 3, (2, tokens + 1))]
         padding = torch.rand(2, tokens + 1) < 0.4 if padded else None
         k = int(share * ((tokens - 1) // 2))
-        args = (metric, torch.ones(2, tokens + 1), padding, algorithm, k, 1, 0, 0.6)
-        args = (*args, 0.0 if ties else 1.0)
+        parameters = {"alpha": 0.0 if ties else 1.0, "margin": 0.6}
+        own = {n: v for n, v in parameters.items() if n in ALGORITHMS[algorithm].parameters}
+        args = call(algorithm, metric, torch.ones(2, tokens + 1), padding, k, 1, 0, **own)
         for a, b in zip(PORTABLE["match"](*args), torch.ops.pitome.match(*args), strict=True):
             assert torch.equal(a, b)
 
@@ -56,7 +58,7 @@ class TestBodies:
     def test_match_of_what_is_not_finite(self, algorithm: str, special: float) -> None:
         metric = torch.randn(4, 12, 5)
         metric[0, 3], metric[1, 5, 2], metric[2, [4, 7]] = special, special, special
-        args = (metric, torch.ones(4, 12), None, algorithm, 4, 1, 0, 0.6, 1.0)
+        args = call(algorithm, metric, torch.ones(4, 12), None, 4, 1, 0)
         for a, b in zip(PORTABLE["match"](*args), torch.ops.pitome.match(*args), strict=True):
             assert torch.equal(a, b)
 
@@ -170,6 +172,6 @@ def groups(tokens: int) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor], Tensor, 
     size = torch.randint(1, 4, (2, tokens)).float()
     k = max(1, tokens // 3)
     match = torch.ops.pitome.match
-    step = match(torch.randn(2, tokens, 5), size, None, "pitome", k, 1, 0, 0.5, 1.0)
+    step = match(torch.randn(2, tokens, 5), size, None, "pitome", k, 1, 0)
     counts = torch.ops.pitome.merge_size(torch.ones_like(size), *step)
     return size, step, torch.ops.pitome.assignment(*step), counts

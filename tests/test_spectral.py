@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pitome_fx import ALGORITHMS
+from pitome_fx import ALGORITHMS, Match, Tokens
 
 SIZES = [64, 32, 16, 8, 4, 2, 1, 1]
 NOISES = (0.1, 0.01, 0.001)
@@ -38,12 +38,17 @@ def clusters(sizes: list[int], noise: float, layout: str = "random") -> Tensor:
     return centres + noise / WIDTH**0.5 * torch.randn_like(centres)
 
 
+def _match(algorithm: str, x: Tensor, size: Tensor, k: int) -> Match:
+    own = {"margin": MARGIN} if "margin" in ALGORITHMS[algorithm].parameters else {}
+    return ALGORITHMS[algorithm].match(Tokens(x, size, None, k), **own)
+
+
 def groups_after(tokens: Tensor, algorithm: str, steps: Sequence[int]) -> Tensor:
     """The group (N,) of every token after merging ``steps[0]`` tokens, then ``steps[1]``…"""
     x, size = tokens.unsqueeze(0), torch.ones(1, len(tokens), dtype=tokens.dtype)
     group = torch.arange(len(tokens)).unsqueeze(0)
     for k in steps:
-        step = ALGORITHMS[algorithm].match(x, size, None, k, MARGIN, 1.0)
+        step = _match(algorithm, x, size, k)
         x = torch.ops.pitome.merge(x, size, *step)
         size = torch.ops.pitome.merge_size(size, *step)
         group = torch.ops.pitome.assignment(*step).gather(1, group)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from torch.fx import Node
@@ -132,6 +132,7 @@ class Finder:
             masks=tuple(masks),
             softmaxes=softmaxes if found.keys <= found.weights.normalised else (),
             oddity=_oddity(found) or unread or ("" if is_single else SEVERAL),
+            query_places=_from_the_front(self.dims[query.node], query_at, query.inner[-1]),
         )
 
     def _place(self, factor: Factor, axes: list[object]) -> int:
@@ -179,6 +180,11 @@ class Finder:
             seen.add(node)
             stack += node.all_input_nodes
         return False
+
+
+def _from_the_front(dims: Sequence[Dim], *places: int) -> tuple[int, int]:
+    first, second = (place % len(dims) for place in places)
+    return first, second
 
 
 def _oddity(found: Weighing) -> str:

@@ -25,6 +25,7 @@ class Site:
         number: position among the graph's attention sites.
         node: the SDPA node, the (last) softmax over keys, or else the product with the values.
         keys: the node of the keys, with the places of their token and feature dimension.
+        query_places: places of the queries' token and feature dimension, None if unknown.
         query_dim, key_dim: the dimensions that attend and are attended to.
         masks: everything that scores, or weights, meet on the way.
         is_causal: the op's own causal flag.
@@ -44,6 +45,7 @@ class Site:
     is_causal: bool = False
     softmaxes: tuple[Node, ...] = ()
     oddity: str = ""
+    query_places: tuple[int, int] | None = None
 
     @property
     def module(self) -> str:
@@ -69,6 +71,7 @@ def sdpa_site(node: Node, replay: Replay) -> Site:
         masks=() if mask is None else (Mask(mask, node, adds=True),),
         is_causal=bool(named.get("is_causal", False)),
         softmaxes=(node,),
+        query_places=(len(replay.labels.dims[q]) - 2, len(replay.labels.dims[q]) - 1),
     )
 
 

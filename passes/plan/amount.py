@@ -26,7 +26,7 @@ class Share:
     """A block keeps p/q of its tokens.
 
     Attributes:
-        p: numerator of the keep ratio, at least q/2.
+        p: numerator of the keep ratio, from 1 to q; at least q/2 where half of the tokens may go.
         before: c_(i−1), in 1/q of the tokens that the stream begins with.
     """
 
@@ -44,7 +44,7 @@ class Share:
         return replace(self, before=earlier.after)
 
     def counts(self, tokens: Size) -> tuple[Size, Size]:
-        """T_(i−1) and T_i of T tokens; at most half of them go, since p is at least q/2."""
+        """T_(i−1) and T_i of T tokens; one is left at least, and half of them if p ≥ q/2."""
         return _ceil(tokens, self.before), _ceil(tokens, self.after)
 
     def decide(self, tokens: Size) -> None:
@@ -53,14 +53,16 @@ class Share:
 
 @dataclass(frozen=True)
 class Number:
-    """A block removes r tokens, or half of them where they are fewer than 2·r.
+    """A block removes r tokens, or where they are fewer than 2·r only half of them.
 
     Attributes:
         earlier: how many blocks of the stream removed r tokens before.
+        to_one: whether it removes all but one rather than half where there are too few.
     """
 
     r: int
     earlier: int = 0
+    to_one: bool = False
 
     def following(self, earlier: Amount) -> Number:
         """The same number in a block that comes after an earlier one of its stream."""
@@ -73,12 +75,18 @@ class Number:
 
     def decide(self, tokens: Size) -> None:
         """Guard a symbolic count to be large enough for r tokens to go, or too small."""
-        bool(tokens >= (self.earlier + 2) * self.r)
+        bool(tokens >= self._enough(self.earlier + 1))
+
+    def _enough(self, merges: int) -> int:
+        """The fewest tokens of which every merge removes r."""
+        return merges * self.r + 1 if self.to_one else (merges + 1) * self.r
 
     def _left(self, tokens: Size, merges: int) -> Size:
         """T_i = max_j ⌈(T − j·r) / 2^(i−j)⌉: first r at a time, then half, as T_i only falls."""
-        if statically_known_true(tokens >= (merges + 1) * self.r):
+        if statically_known_true(tokens >= self._enough(merges)):
             return tokens - merges * self.r
+        if self.to_one:
+            return torch.sym_max(tokens - merges * self.r, torch.sym_min(tokens, 1))
         left: Any = tokens - merges * self.r
         for halved in range(1, merges + 1):
             removed = (merges - halved) * self.r

@@ -27,13 +27,15 @@ class PlannedMerge:
 
     Attributes:
         amount: how many of the unprotected tokens go.
+        index, total: it is block i (from 0) of the L of its stream.
         spare: 1 where padding is told from other tokens, else 0. Pairs of either kind must
             suffice then, and an odd token of each may be left over.
     """
 
     block: Block
     amount: Amount
-    margin: float
+    index: int
+    total: int
     spare: int
 
     def counts(self, tokens: Size) -> tuple[Size, Size]:
@@ -89,7 +91,7 @@ def make_plan(program: Program, detection: Detection, options: Options) -> Plan:
     ratio, note = solve(costs, program, options) if options.flops is not None else (None, "")
     amounts = _given_amounts(blocks, options) if ratio is None else [Share(ratio)] * len(blocks)
     merges = []
-    for i, merge in enumerate(_numbered(detection, blocks, amounts, options)):
+    for i, merge in enumerate(_numbered(detection, blocks, amounts)):
         if costs.runs_after(i):
             merges.append(merge)
         else:
@@ -104,9 +106,15 @@ def allowed(detection: Detection, options: Options) -> tuple[list[Block], dict[S
     """Blocks that the options let merge, one for every merge point; and why others may not."""
     refusals: dict[Site, str] = {}
     blocks: list[Block] = []
+    usual = _usual(detection, options)
     for block in first_per_point(detection.blocks):
         if options.blocks is not None and block.site.number not in options.blocks:
             refusals[block.site] = "excluded by the option blocks"
+        elif usual is not None and block not in usual:
+            refusals[block.site] = (
+                f"not among the blocks in which {options.algorithm!r} merges unless the option "
+                "blocks says so"
+            )
         elif not options.proportional and not block.site.softmaxes:
             refusals[block.site] = (
                 "proportional=False counts each group of keys once in a softmax, and no softmax "
@@ -115,6 +123,15 @@ def allowed(detection: Detection, options: Options) -> tuple[list[Block], dict[S
         else:
             blocks.append(block)
     return blocks, refusals
+
+
+def _usual(detection: Detection, options: Options) -> list[Block] | None:
+    """The blocks in which the algorithm merges by itself, None for all or where the user says."""
+    where = ALGORITHMS[options.algorithm].blocks
+    if where is None or options.blocks is not None:
+        return None
+    streams = by_stream(detection).values()
+    return [stream[i] for stream in streams for i in where(len(stream)) if i < len(stream)]
 
 
 def first_per_point(blocks: Iterable[Block]) -> list[Block]:
@@ -127,7 +144,8 @@ def first_per_point(blocks: Iterable[Block]) -> list[Block]:
 
 def _given_amounts(blocks: Sequence[Block], options: Options) -> Sequence[Amount]:
     if options.r is not None:
-        return [Number(options.r)] * len(blocks)
+        to_one = ALGORITHMS[options.algorithm].removes == "all but one"
+        return [Number(options.r, to_one=to_one)] * len(blocks)
     if options.ratio is not None:
         return [Share(_numerator(options.ratio))] * len(blocks)
     assert options.schedule is not None
@@ -144,22 +162,26 @@ def _numerator(ratio: float) -> int:
 
 
 def _numbered(
-    detection: Detection, blocks: Sequence[Block], amounts: Sequence[Amount], options: Options
+    detection: Detection, blocks: Sequence[Block], amounts: Sequence[Amount]
 ) -> list[PlannedMerge]:
-    """Number the blocks of each stream, and give each its margin and its place in the chain."""
-    algorithm = ALGORITHMS[options.algorithm]
-    streams: dict[Axis, list[Block]] = {}
-    for block in first_per_point(detection.blocks):
-        streams.setdefault(block.axis, []).append(block)
+    """Number the blocks of each stream, and give each its place in the chain."""
+    streams = by_stream(detection)
     padded = {block.axis for block in blocks if block.padding}
-    assert options.margin is not None
     merges = []
     chain = chained((block.axis, amount) for block, amount in zip(blocks, amounts, strict=True))
     for block, amount in zip(blocks, chain, strict=True):
         stream = streams[block.axis]
-        margin = algorithm.margin_at(options.margin, stream.index(block), len(stream))
-        merges.append(PlannedMerge(block, amount, margin, block.axis in padded))
+        index, is_padded = stream.index(block), block.axis in padded
+        merges.append(PlannedMerge(block, amount, index, len(stream), is_padded))
     return merges
+
+
+def by_stream(detection: Detection) -> dict[Axis, list[Block]]:
+    """The blocks of each stream of tokens, whether they merge or not."""
+    streams: dict[Axis, list[Block]] = {}
+    for block in first_per_point(detection.blocks):
+        streams.setdefault(block.axis, []).append(block)
+    return streams
 
 
 def _thick_enough(

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-from pitome_fx.options import MIN_RATIO, Options
+from pitome_fx.algorithms import ALGORITHMS
+from pitome_fx.options import Options
 from pitome_fx.passes.capture.program import Program
 from pitome_fx.passes.detect.detection import Block
 from pitome_fx.passes.plan.amount import Q, Share, chained
@@ -43,9 +44,10 @@ def solve(costs: CostModel, program: Program, options: Options) -> tuple[int, st
         _guard(costs, program, lambda other: _largest(other, options, target) == p)
     if p > 0:
         return p, ""
-    p = round(MIN_RATIO * Q)
+    lowest = ALGORITHMS[options.algorithm].lowest_ratio
+    p = round(lowest * Q)
     return p, (
-        f"flops={target} is out of reach: even a keep ratio of {MIN_RATIO} in every block "
+        f"flops={target} is out of reach: even a keep ratio of {lowest} in every block "
         f"leaves {_fraction(costs, options, p):.3f} of the FLOPs"
     )
 
@@ -54,7 +56,8 @@ def _largest(costs: CostModel, options: Options, target: float) -> int:
     """The numerator of the largest keep ratio within the target, 0 if there is none."""
     streams = [block.axis for block in costs.blocks]
     step = max(1, Q // (STEPS * max(streams.count(axis) for axis in streams)))
-    low, high = 0, round((1 - MIN_RATIO) * Q) // step
+    lowest = ALGORITHMS[options.algorithm].lowest_ratio
+    low, high = 0, round((1 - lowest) * Q) // step
     if _fraction(costs, options, Q - high * step) > target:
         return 0
     # The fewest steps below 1 that reach the target.

@@ -1,38 +1,154 @@
-"""What a merge compares tokens by, and which of them are padding."""
+"""What a merge decides by: what tokens are compared by, what else an algorithm asks, padding."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
+from torch.fx.experimental.symbolic_shapes import statically_known_true, sym_eq
 
+from pitome_fx.algorithms.registry import NEEDS, Need
 from pitome_fx.ops import emit
 from pitome_fx.passes.detect.detection import Block
 from pitome_fx.passes.detect.mask import Mask, MaskUse, is_masking
 from pitome_fx.passes.replay.align import with_batch
 from pitome_fx.passes.replay.interpreter import Replay
-from pitome_fx.passes.tokens.dims import Atom, Dim, TokenTensor
+from pitome_fx.passes.tokens.dims import Atom, Dim, TokenTensor, is_merged
 from pitome_fx.passes.tokens.moves import permute, reshape, rows_of
-from pitome_fx.passes.tokens.sizes import product
+from pitome_fx.passes.tokens.sizes import Size, product
 from pitome_fx.passes.tokens.spaces import TokenSpace
 
 
 def mean_keys(keys: TokenTensor, block: Block) -> Tensor:
     """Keys averaged over heads, (B, N, D), in at least float32 (PiToMe's metric)."""
-    atoms = [atom for dim in keys.dims for atom in dim]
-    token = atoms.index(keys.dims[block.site.token_place][0])
-    axes = [atom.axis for atom in atoms]
-    batch = [axes.index(axis) for axis in block.batch]
-    features = [atoms.index(atom) for atom in keys.dims[block.site.feature_place]]
-    heads = [i for i in range(len(atoms)) if i not in (token, *batch, *features)]
-    mean = reshape(keys.data, [atom.length for atom in atoms])
+    split = _split(keys, (block.site.token_place, block.site.feature_place), block)
+    mean, heads = split.data, split.heads
     if heads:
         mean = mean.mean(heads, dtype=torch.promote_types(mean.dtype, torch.float32))
-    left = [i for i in range(len(atoms)) if i not in heads]
-    wanted = [*batch, token, *features]
+    left = [i for i in range(split.data.dim()) if i not in heads]
+    wanted = [*split.batch, split.token, *split.features]
     mean = permute(mean, [left.index(i) for i in wanted])
-    lead = product(atoms[i].length for i in batch)
-    width = product(atoms[i].length for i in features)
-    return reshape(mean, [lead, atoms[token].length, width])
+    return reshape(mean, [split.length(split.batch), split.shape[split.token], split.width])
+
+
+def per_head(value: TokenTensor, places: tuple[int, int], block: Block) -> Tensor:
+    """Queries or keys of each head, (B, H, N, D).
+
+    Args:
+        places: of the token and the feature dimension.
+    """
+    split = _split(value, places, block)
+    data = permute(split.data, [*split.batch, *split.heads, split.token, *split.features])
+    lead, heads = split.length(split.batch), split.length(split.heads)
+    return reshape(data, [lead, heads, split.shape[split.token], split.width])
+
+
+@dataclass(frozen=True)
+class _Split:
+    """Queries or keys with one dimension for each axis, and which of them are what."""
+
+    data: Tensor
+    shape: list[Size]
+    batch: list[int]
+    heads: list[int]
+    token: int
+    features: list[int]
+
+    @property
+    def width(self) -> Size:
+        return self.length(self.features)
+
+    def length(self, places: list[int]) -> Size:
+        return product(self.shape[i] for i in places)
+
+
+def _split(value: TokenTensor, places: tuple[int, int], block: Block) -> _Split:
+    atoms = [atom for dim in value.dims for atom in dim]
+    token = atoms.index(value.dims[places[0]][0])
+    axes = [atom.axis for atom in atoms]
+    batch = [axes.index(axis) for axis in block.batch]
+    features = [atoms.index(atom) for atom in value.dims[places[1]]]
+    heads = [i for i in range(len(atoms)) if i not in (token, *batch, *features)]
+    shape = [atom.length for atom in atoms]
+    return _Split(reshape(value.data, shape), shape, batch, heads, token, features)
+
+
+def asked_for(
+    replay: Replay,
+    block: Block,
+    needs: Collection[Need],
+    state: State,
+) -> tuple[Tensor | None, ...] | str:
+    """What an algorithm needs, in the order of ``NEEDS``; or why there is not all of it."""
+    found: dict[Need, Tensor] = {}
+    if "hidden" in needs:
+        found["hidden"] = state.rows
+    if "position" in needs:
+        found["position"] = _positions(state)
+    if {"queries", "keys", "importance"}.intersection(needs):
+        heads = _queries_and_keys(replay, block, state)
+        if isinstance(heads, str):
+            return heads
+        queries, keys = heads
+        found["queries"], found["keys"] = queries, keys
+        if "importance" in needs:
+            how = (state.size, state.padding, state.front)
+            found["importance"] = emit("importance", queries, keys, *how)
+    return tuple(found.get(need) if need in needs else None for need in NEEDS)
+
+
+@dataclass(frozen=True)
+class State:
+    """Tokens that are about to merge.
+
+    Attributes:
+        rows: (B, N, F) values of the stream.
+        keys: as the site has them, their tokens named like the stream's.
+        size: (B, N).
+        padding: (B, N) bool or None.
+        front: how many tokens are protected at the front.
+        parent: the state that they are in, None if dense.
+    """
+
+    rows: Tensor
+    keys: TokenTensor
+    size: Tensor
+    padding: Tensor | None
+    front: int
+    parent: TokenSpace | None
+
+
+def _positions(state: State) -> Tensor:
+    if state.parent is not None:
+        return state.parent.representative
+    tokens = torch.arange(state.rows.shape[1], device=state.rows.device)
+    return tokens.expand(state.rows.shape[0], -1)
+
+
+def _queries_and_keys(replay: Replay, block: Block, state: State) -> tuple[Tensor, Tensor] | str:
+    """Queries and keys of each head, (B, H, N, D) and (B, G, N, D); or why not."""
+    site = block.site
+    lacking = "its queries cannot be told by head, which the algorithm needs"
+    if site.query_places is None:
+        return lacking
+    queries = replay.env[site.query]
+    place = site.query_places[0]
+    if state.parent is None and not is_merged(queries.dims[place]):
+        queries = queries.named(place, (Atom(block.axis),))
+    if queries.dims[place] != state.keys.dims[site.token_place]:
+        return lacking
+    for value in (queries, state.keys):
+        axes = {atom.axis for dim in value.dims for atom in dim}
+        if not axes.issuperset(block.batch):
+            return lacking
+    own = per_head(queries, site.query_places, block)
+    keys = per_head(state.keys, (site.token_place, site.feature_place), block)
+    fits = statically_known_true(sym_eq(own.shape[3], keys.shape[3]))
+    if not fits or not statically_known_true(own.shape[1] % keys.shape[1] == 0):
+        return lacking
+    return own, keys
 
 
 def padding_masks(replay: Replay, block: Block) -> tuple[Mask, ...]:

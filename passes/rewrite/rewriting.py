@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from pitome_fx.algorithms import ALGORITHMS
 from pitome_fx.ops import emit
 from pitome_fx.options import Options
 from pitome_fx.passes.aten.families import COSTLY
@@ -23,7 +25,14 @@ from pitome_fx.passes.plan.flops import FlopCounter
 from pitome_fx.passes.plan.planning import Plan, PlannedMerge
 from pitome_fx.passes.replay.events import LiftEvent, ProjectEvent, UnweightedEvent
 from pitome_fx.passes.replay.interpreter import Replay
-from pitome_fx.passes.rewrite.metric import kept_apart, mean_keys, padding_masks, present_padding
+from pitome_fx.passes.rewrite.metric import (
+    State,
+    asked_for,
+    kept_apart,
+    mean_keys,
+    padding_masks,
+    present_padding,
+)
 from pitome_fx.passes.tokens.dims import Atom, TokenTensor, is_merged
 from pitome_fx.passes.tokens.moves import rows_of
 from pitome_fx.passes.tokens.rule import Lift
@@ -119,6 +128,8 @@ class Merger:
     def __init__(self, plan: Plan, options: Options) -> None:
         self.planned = {merge.block.point: merge for merge in plan.merges}
         self.options = options
+        self.algorithm = ALGORITHMS[options.algorithm]
+        self.parameters = json.dumps(dict(options.algorithm_options))
         self.done: list[Merge] = []
         self.skipped: dict[Site, str] = {}
         self.counter = FlopCounter()
@@ -189,8 +200,18 @@ class Merger:
         rows = rows_of(x, (block.token_place, 0), block.batch)
         metric = rows.data if self.options.metric == "hidden" else mean_keys(keys, block)
         size = _ones(metric) if parent is None else parent.size
-        how = (self.options.algorithm, k, front, back, merge.margin, self.options.alpha)
-        match = emit("match", metric, size, padding, *how)
+        asked = asked_for(
+            replay,
+            block,
+            self.algorithm.needs,
+            State(rows.data, keys, size, padding, front, parent),
+        )
+        if isinstance(asked, str):
+            self.skipped[block.site] = asked
+            return x
+        how = (self.algorithm.name, k, front, back, merge.index, merge.total, self.parameters)
+        deciding = (metric, size, padding, *how, *asked)
+        match = emit("match", *deciding)
         space = merged_space(
             axis=block.axis,
             batch=block.batch,
@@ -203,7 +224,11 @@ class Merger:
             index=len(self.done),
         )
         self.done.append(Merge(merge, before, space.count, space, masks))
-        merged = emit("merge", rows.data, size, *match)
+        if self.algorithm.weights is None:
+            merged = emit("merge", rows.data, size, *match)
+        else:
+            weights = emit("weigh", *match, *deciding)
+            merged = emit("combine", rows.data, *match[:2], *weights)
         return replace(rows.restore(merged, Atom(block.axis, space)), tainted=True)
 
 

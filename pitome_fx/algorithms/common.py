@@ -1,7 +1,11 @@
 """Steps that the matching algorithms share."""
 
+from __future__ import annotations
+
 import torch
 from torch import Tensor
+
+from pitome_fx.algorithms.registry import Match, Tokens
 
 
 def unit(metric: Tensor) -> Tensor:
@@ -14,11 +18,23 @@ def take(x: Tensor, index: Tensor) -> Tensor:
     return x.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
 
 
+def falling_margin(tokens: Tokens, margin: float) -> float:
+    """m = margin − margin·i/L: deeper blocks count more tokens as similar (PiToMe, Eq. 4)."""
+    return margin - margin * tokens.block / tokens.blocks
+
+
 def total_energy(pairwise: Tensor, padding: Tensor | None) -> Tensor:
     """Mean over tokens of a pairwise term (B, T, T) → (B, T); padding contributes nothing."""
     if padding is not None:
         pairwise = pairwise.masked_fill(padding.unsqueeze(1), 0)
     return pairwise.mean(-1)
+
+
+def mean_cosine(units: Tensor, padding: Tensor | None) -> Tensor:
+    """Mean cosine (B, T) of each token to all of them, without the (B, T, T) cosines."""
+    if padding is not None:
+        units = units.masked_fill(padding.unsqueeze(-1), 0)
+    return (units @ units.mean(1).unsqueeze(-1)).squeeze(-1)
 
 
 def merge_order(score: Tensor, padding: Tensor | None) -> Tensor:
@@ -37,11 +53,63 @@ def merge_order(score: Tensor, padding: Tensor | None) -> Tensor:
 
 def cosines(units: Tensor, a: Tensor, b: Tensor, padding: Tensor | None) -> Tensor:
     """Cosines (B, |a|, |b|) between the tokens a and b; −∞ between padding and a real token."""
-    scores = take(units, a) @ take(units, b).transpose(1, 2)
+    return within_kinds(take(units, a) @ take(units, b).transpose(1, 2), a, b, padding)
+
+
+def within_kinds(scores: Tensor, a: Tensor, b: Tensor, padding: Tensor | None) -> Tensor:
+    """Scores (B, |a|, |b|) of tokens a and b, −∞ between padding and a real token."""
+    if padding is None:
+        return scores
+    mixed = padding.gather(1, a).unsqueeze(2) != padding.gather(1, b).unsqueeze(1)
+    return scores.masked_fill(mixed, -torch.inf)
+
+
+def ordered_split(energy: Tensor, units: Tensor, tokens: Tokens) -> Match:
+    """Merge k of the 2k tokens of highest energy into the other k (PiToMe, Algorithm 1).
+
+    In order of decreasing energy the 1st, 3rd, 5th… each join the most similar one among the
+    2nd, 4th, 6th…; all other tokens are protected.
+    """
+    k, order = tokens.k, merge_order(energy, tokens.padding)
+    a, b, rest = order[:, 0 : 2 * k : 2], order[:, 1 : 2 * k : 2], order[:, 2 * k :]
+    best = nearest(cosines(units, a, b, tokens.padding))
+    return Match(torch.cat([rest, b], 1), a, rest.shape[1] + best)
+
+
+def best_edges(order: Tensor, scores: Tensor, tokens: Tokens) -> Match:
+    """Every other token of an order proposes its best among those between; the k best edges merge.
+
+    Padding, which the order has first, merges before anything else.
+
+    Args:
+        order: (B, T), as of ``merge_order``.
+        scores: (B, ⌈T/2⌉, ⌊T/2⌋) of edges from its 1st, 3rd, 5th… to its 2nd, 4th, 6th… token.
+    """
+    a, b = order[:, 0::2], order[:, 1::2]
+    best, strength = nearest(scores), highest(scores, -torch.inf)
+    if tokens.padding is not None:
+        paired = tokens.padding.gather(1, a) & (strength > -torch.inf)
+        strength = strength.masked_fill(paired, torch.inf)
+    by_strength = torch.argsort(strength, dim=-1, descending=True, stable=True)
+    merging, staying = by_strength[:, : tokens.k], by_strength[:, tokens.k :]
+    kept = torch.cat([a.gather(1, staying), b], 1)
+    return Match(kept, a.gather(1, merging), staying.shape[1] + best.gather(1, merging))
+
+
+def keep_highest(score: Tensor, tokens: Tokens) -> tuple[Tensor, Tensor]:
+    """The T − k tokens of highest score, and the k others: (B, T'), (B, k), both by score.
+
+    Of padding one token is kept, for the others to join; the rest of it goes first.
+    """
+    padding = tokens.padding
     if padding is not None:
-        mixed = padding.gather(1, a).unsqueeze(2) != padding.gather(1, b).unsqueeze(1)
-        scores = scores.masked_fill(mixed, -torch.inf)
-    return scores
+        place = torch.arange(padding.shape[-1], device=padding.device)
+        first = highest(torch.where(padding, -place, -padding.shape[-1]), 0).unsqueeze(-1)
+        leader = padding & (place == -first)
+        score = score.masked_fill(padding, -torch.inf).masked_fill(leader, torch.inf)
+    order = torch.argsort(score, dim=-1, descending=True, stable=True)
+    left = order.shape[1] - tokens.k
+    return order[:, :left], order[:, left:]
 
 
 def nearest(scores: Tensor) -> Tensor:

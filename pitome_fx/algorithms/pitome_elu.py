@@ -3,16 +3,19 @@
 from torch import Tensor
 from torch.nn.functional import elu
 
-from pitome_fx.algorithms.common import total_energy, unit
-from pitome_fx.algorithms.pitome import falling_margin, ordered_split
-from pitome_fx.algorithms.registry import Match, register
+from pitome_fx.algorithms.common import falling_margin, ordered_split, total_energy, unit
+from pitome_fx.algorithms.parameters import Margin, Weight
+from pitome_fx.algorithms.registry import Match, Tokens, register
 
 
-@register("pitome-elu", margin_at=falling_margin)
-def pitome_elu(
-    metric: Tensor, size: Tensor, padding: Tensor | None, k: int, margin: float, alpha: float
-) -> Match:
-    """Energy ELU(cos − m), averaged: like Eq. 4 but without its jump at the margin."""
-    units = unit(metric)
+def elu_energy(units: Tensor, tokens: Tokens, margin: float, alpha: float) -> Tensor:
+    """Energy (B, T) ELU(cos − m), averaged: like Eq. 4 but without its jump at the margin."""
     cos = units @ units.transpose(1, 2)
-    return ordered_split(total_energy(elu(cos - margin, alpha), padding), units, padding, k)
+    return total_energy(elu(cos - falling_margin(tokens, margin), alpha), tokens.padding)
+
+
+@register("pitome-elu")
+def pitome_elu(tokens: Tokens, *, margin: Margin = 0.9, alpha: Weight = 1.0) -> Match:
+    """The smooth energy, and the paper's split of the 2k tokens that have most of it."""
+    units = unit(tokens.metric)
+    return ordered_split(elu_energy(units, tokens, margin, alpha), units, tokens)

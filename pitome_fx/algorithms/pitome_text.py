@@ -6,24 +6,18 @@ import torch
 from torch import Tensor
 
 from pitome_fx.algorithms.common import cosines, merge_order, nearest, total_energy, unit
-from pitome_fx.algorithms.registry import Match, register
+from pitome_fx.algorithms.parameters import Margin
+from pitome_fx.algorithms.registry import Match, Tokens, register
 
 
-def text_margin(margin: float, index: int, total: int) -> float:
-    """m = margin − 0.25·i/L."""
-    return margin - 0.25 * index / total
-
-
-@register("pitome-text", margin_at=text_margin, blocks=(0, 1, 2))
-def pitome_text(
-    metric: Tensor, size: Tensor, padding: Tensor | None, k: int, margin: float, alpha: float
-) -> Match:
-    """Energy mean_j exp(−((1 − cos)/σ)²/2) / (σ√(2π)) with σ = 1 − m.
+@register("pitome-text", blocks=lambda blocks: range(min(3, blocks)))
+def pitome_text(tokens: Tokens, *, margin: Margin = 0.9) -> Match:
+    """Energy mean_j exp(−((1 − cos)/σ)²/2) / (σ√(2π)) with σ = 1 − m, m = margin − 0.25·i/L.
 
     Of the 2k tokens of highest energy the higher half joins the lower half.
     """
-    units = unit(metric)
-    sigma = 1 - margin
+    units, padding, k = unit(tokens.metric), tokens.padding, tokens.k
+    sigma = 1 - (margin - 0.25 * tokens.block / tokens.blocks)
     cos = units @ units.transpose(1, 2)
     kernel = torch.exp(-(((1 - cos) / sigma) ** 2) / 2) / (sigma * math.sqrt(2 * math.pi))
     order = merge_order(total_energy(kernel, padding), padding)

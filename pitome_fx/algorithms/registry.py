@@ -1,10 +1,47 @@
 """What an algorithm is, and the table of all of them."""
 
-from collections.abc import Callable
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from torch import Tensor
+
+from pitome_fx.algorithms.parameters import Parameter, parameters_of
+
+Need = Literal["hidden", "queries", "keys", "importance", "position"]
+NEEDS: tuple[Need, ...] = ("hidden", "queries", "keys", "importance", "position")
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What an algorithm decides on. B: batch, T: unprotected tokens, H: heads, F: features.
+
+    Attributes:
+        metric: (B, T, D) what tokens are compared by, in float32 or float64, without gradient.
+        size: (B, T) how many original tokens each stands for.
+        padding: (B, T) bool, which are padding; None where none is.
+        k: how many tokens to remove.
+        block, blocks: this is block i (from 0) of the L of its stream.
+        hidden: (B, T, F) values of the stream. This and what follows is None unless asked for.
+        queries, keys: (B, H, T, D) of each head.
+        importance: (B, T) the attention that the first protected token (the class token) pays to
+            each; where none is protected, that a query pays that is the mean of all.
+        position: (B, T) place of each group's representative among the original tokens.
+    """
+
+    metric: Tensor
+    size: Tensor
+    padding: Tensor | None
+    k: int
+    block: int = 0
+    blocks: int = 1
+    hidden: Tensor | None = None
+    queries: Tensor | None = None
+    keys: Tensor | None = None
+    importance: Tensor | None = None
+    position: Tensor | None = None
 
 
 class Match(NamedTuple):
@@ -25,42 +62,65 @@ class Match(NamedTuple):
     target: Tensor
 
 
-class MatchFunction(Protocol):
-    """Signature of an algorithm.
+class Weights(NamedTuple):
+    """A group's value, where it is not the size-weighted mean: own·x_kept + Σ mix·x_moved.
 
-    Args (as passed): metric (B, T, D) in float32 or float64, no gradient; size (B, T), how many
-    original tokens each stands for; padding (B, T) bool or None; k, the number of tokens to
-    remove (at most T // 2, one less for odd T with padding); margin and alpha as in Options.
-    A padding token and a real one must never share a group. The result must be deterministic.
+    Attributes:
+        own: (B, T') weight of each group's representative.
+        mix: (B, k) weight of each moved token in its group, or (B, T', k) in every group.
     """
 
-    def __call__(
-        self,
-        metric: Tensor,
-        size: Tensor,
-        padding: Tensor | None,
-        k: int,
-        margin: float,
-        alpha: float,
-    ) -> Match: ...
+    own: Tensor
+    mix: Tensor
 
 
-def constant_margin(margin: float, index: int, total: int) -> float:
-    """The same margin in every block."""
-    return margin
+class MatchFunction(Protocol):
+    """Signature of an algorithm: ``(tokens, *, parameter=default, …) -> Match``.
+
+    A padding token and a real one must never share a group. The result must be deterministic, and
+    of one item must not depend on the others of its batch.
+    """
+
+    def __call__(self, tokens: Tokens, /) -> Match: ...
+
+
+class WeightFunction(Protocol):
+    """Signature of an algorithm's weights: ``(tokens, match, *, parameter=default, …)``.
+
+    It is given the parameters of the algorithm. Of padding and real tokens neither may have weight
+    in a group of the other.
+    """
+
+    def __call__(self, tokens: Tokens, match: Match, /, **parameters: Any) -> Weights: ...
 
 
 @dataclass(frozen=True)
 class Algorithm:
-    """A registered algorithm with its own defaults for the options left open."""
+    """A registered algorithm.
+
+    Attributes:
+        match: who merges with whom.
+        parameters: its own, by name.
+        needs: what it asks for beside metric, size and padding.
+        metric: what tokens are compared by unless the options say otherwise.
+        removes: at most ``"half"`` of the tokens, as any split in two does, or ``"all but one"``.
+        blocks: which of L blocks merge unless the options say so; None for all.
+        weights: group values other than the size-weighted mean; None for that.
+    """
 
     name: str
-    match: MatchFunction
-    margin: float = 0.9
-    alpha: float = 1.0
+    match: Callable[..., Match]
+    parameters: dict[str, Parameter]
+    needs: frozenset[Need] = frozenset()
     metric: Literal["keys", "hidden"] = "keys"
-    blocks: tuple[int, ...] | None = None
-    margin_at: Callable[[float, int, int], float] = constant_margin
+    removes: Literal["half", "all but one"] = "half"
+    blocks: Callable[[int], Collection[int]] | None = None
+    weights: Callable[..., Weights] | None = None
+
+    @property
+    def lowest_ratio(self) -> float:
+        """The lowest keep ratio that it can reach in one merge."""
+        return 0.5 if self.removes == "half" else 0.01
 
 
 ALGORITHMS: dict[str, Algorithm] = {}
@@ -69,27 +129,34 @@ ALGORITHMS: dict[str, Algorithm] = {}
 def register(
     name: str,
     *,
-    margin: float = 0.9,
-    alpha: float = 1.0,
+    needs: Iterable[Need] = (),
     metric: Literal["keys", "hidden"] = "keys",
-    blocks: tuple[int, ...] | None = None,
-    margin_at: Callable[[float, int, int], float] = constant_margin,
-) -> Callable[[MatchFunction], MatchFunction]:
+    removes: Literal["half", "all but one"] = "half",
+    blocks: Callable[[int], Collection[int]] | None = None,
+    weights: Callable[..., Weights] | None = None,
+) -> Callable[[Callable[..., Match]], Callable[..., Match]]:
     """Register a match function as ``algorithm=name``.
+
+    Its keyword-only arguments are its parameters, given as ``algorithm_options={…}``.
 
     Args:
         name: what users write; must be new.
-        margin, alpha, metric, blocks: defaults for the options a user leaves open.
-        margin_at: ``(margin, i, L) -> m``, the margin of block i (from 0) of L.
+        needs, metric, removes, blocks, weights: as in ``Algorithm``.
 
     Raises:
-        ValueError: the name is taken.
+        ValueError: the name is taken, or it asks for what there is not.
+        TypeError: the function takes other arguments than tokens and parameters with defaults.
     """
+    needs = frozenset(needs)
+    unknown = needs.difference(NEEDS)
+    if unknown:
+        raise ValueError(f"needs={sorted(unknown)}: an algorithm may ask for {', '.join(NEEDS)}")
 
-    def add(match: MatchFunction) -> MatchFunction:
+    def add(match: Callable[..., Match]) -> Callable[..., Match]:
         if name in ALGORITHMS:
             raise ValueError(f"an algorithm named {name!r} is registered already")
-        ALGORITHMS[name] = Algorithm(name, match, margin, alpha, metric, blocks, margin_at)
+        own = parameters_of(match)
+        ALGORITHMS[name] = Algorithm(name, match, own, needs, metric, removes, blocks, weights)
         return match
 
     return add

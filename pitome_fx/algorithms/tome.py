@@ -3,28 +3,18 @@
 import torch
 from torch import Tensor
 
-from pitome_fx.algorithms.common import cosines, highest, merge_order, nearest, unit
-from pitome_fx.algorithms.registry import Match, register
+from pitome_fx.algorithms.common import best_edges, cosines, merge_order, unit
+from pitome_fx.algorithms.registry import Match, Tokens, register
+
+
+def alternate(tokens: Tokens) -> Tensor:
+    """The tokens (B, T) as they come, padding first."""
+    return merge_order(torch.zeros_like(tokens.metric[..., 0]), tokens.padding)
 
 
 @register("tome")
-def tome(
-    metric: Tensor, size: Tensor, padding: Tensor | None, k: int, margin: float, alpha: float
-) -> Match:
-    """Tokens at even positions each propose their most similar odd one; the k best edges merge.
-
-    With padding the alternation runs over the padding tokens first, then over the real ones, and
-    padding merges before anything else. Margin and alpha have no part in it.
-    """
-    units = unit(metric)
-    order = merge_order(torch.zeros_like(metric[..., 0]), padding)
-    a, b = order[:, 0::2], order[:, 1::2]
-    scores = cosines(units, a, b, padding)
-    best, strength = nearest(scores), highest(scores, -torch.inf)
-    if padding is not None:
-        paired = padding.gather(1, a) & (strength > -torch.inf)
-        strength = strength.masked_fill(paired, torch.inf)
-    by_strength = torch.argsort(strength, dim=-1, descending=True, stable=True)
-    merging, staying = by_strength[:, :k], by_strength[:, k:]
-    kept = torch.cat([a.gather(1, staying), b], 1)
-    return Match(kept, a.gather(1, merging), staying.shape[1] + best.gather(1, merging))
+def tome(tokens: Tokens) -> Match:
+    """Tokens at even positions each propose their most similar odd one; the k best edges merge."""
+    order = alternate(tokens)
+    scores = cosines(unit(tokens.metric), order[:, 0::2], order[:, 1::2], tokens.padding)
+    return best_edges(order, scores, tokens)

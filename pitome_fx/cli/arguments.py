@@ -8,7 +8,7 @@ import dataclasses
 import inspect
 import re
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +100,7 @@ def _add_options(command: argparse.ArgumentParser, without: Sequence[str]) -> No
     """The fields of ``Options`` as arguments, with the help that its docstring gives them."""
     group = command.add_argument_group(
         "options of pitome",
-        "Lists are written 0.9,0.8,0.7. Give at most one amount: "
+        "Lists are written 0.9,0.8,0.7, an algorithm's parameters margin=0.8,alpha=1. Give at most one amount: "
         f"{', '.join(AMOUNTS)}; with none of them, flops={DEFAULT_FLOPS}.",
     )
     help_texts = _field_docs()
@@ -144,6 +144,9 @@ def options_of(parsed: argparse.Namespace) -> dict[str, Any]:
 
 def _as_field(value: Any, type_: Any) -> Any:
     """Text as a value; of a field that takes several, one alone is a list of one."""
+    if type_ == Mapping[str, Any] and isinstance(value, str) and "=" in value:
+        pairs = (item.partition("=") for item in value.split(","))
+        return {name.strip(): _literal(text) for name, _, text in pairs}
     read = _literal(value) if isinstance(value, str) else value
     several = any(typing.get_origin(part) is tuple for part in typing.get_args(type_))
     return (read,) if several and not isinstance(read, tuple | list) else read

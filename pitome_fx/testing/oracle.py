@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.fx import Interpreter, Node
 
-from pitome_fx.algorithms import ALGORITHMS
+from pitome_fx.algorithms import ALGORITHMS, Tokens
 from pitome_fx.groups import count, first_members, mean_over_groups, sizes
 from pitome_fx.passes.aten.operands import value_operands
 from pitome_fx.passes.capture.functional import RUN_AS
@@ -22,6 +22,7 @@ from pitome_fx.passes.rewrite.rewriting import Merge
 from pitome_fx.passes.tokens.axes import Axis
 from pitome_fx.passes.tokens.dims import Dim
 from pitome_fx.passes.tokens.spaces import JoinedSpace, MergedSpace, TokenSpace, WindowSpace
+from pitome_fx.testing.combined import Combined, attention_paid, combined_in_groups
 from pitome_fx.testing.rows import rows_around
 
 SDPA = torch.ops.aten.scaled_dot_product_attention.default
@@ -36,6 +37,7 @@ class Simulator(Interpreter):
         self.outcome = outcome
         self.given = assignments
         self.groups: list[Tensor] = []
+        self.representatives: dict[int, Tensor] = {}
         self.lengths: dict[Axis, int] = {}
         rewritten = outcome.rewritten
         self.merges = (
@@ -131,35 +133,80 @@ class Simulator(Interpreter):
             before = self._groups_of(parent)
         if self.given is not None:
             after = self.given[len(self.groups)]
+            combined = getattr(self.given, "combined", {}).get(len(self.groups))
+            weighed = ALGORITHMS[self.outcome.options.algorithm].weights is not None
+            assert weighed == (combined is not None), "replayed without the weights of its groups"
         else:
-            after = self._decide(merge, rows, before)
+            after, combined = self._decide(merge, rows, before)
         self.groups.append(after)
-        return back(mean_over_groups(rows, after))
+        if combined is None:
+            return back(mean_over_groups(rows, after))
+        return back(combined_in_groups(rows, before, after, combined))
 
-    def _decide(self, merge: Merge, rows: Tensor, before: Tensor) -> Tensor:
+    def _decide(self, merge: Merge, rows: Tensor, before: Tensor) -> tuple[Tensor, Combined | None]:
         """Who merges with whom, decided on the first member of every present group."""
         options, front, back = self.outcome.options, merge.space.front, merge.space.back
-        first = first_members(before)
+        algorithm, first = ALGORITHMS[options.algorithm], first_members(before)
+        tokens = self._tokens(merge, rows, before)
+        found = algorithm.match(tokens, **options.algorithm_options)
         count = first.shape[1]
-        metric = rows if options.metric == "hidden" else self._mean_keys(merge)
-        metric = metric.gather(1, first.unsqueeze(-1).expand(-1, -1, metric.shape[-1]))
-        wide = torch.promote_types(metric.dtype, torch.float32)
-        padding = self._padding(merge).gather(1, first) if merge.padding else None
-        inner = slice(front, count - back)
-        found = ALGORITHMS[options.algorithm].match(
-            metric.to(wide)[:, inner],
-            sizes(before).to(wide)[:, inner],
-            None if padding is None else padding[:, inner],
-            self._removed(merge, before),
-            merge.planned.margin,
-            options.alpha if options.alpha is not None else 1.0,
-        )
         place = torch.arange(count, device=rows.device).expand(rows.shape[0], -1)
         kept = torch.cat([place[:, :front], found.kept + front, place[:, count - back :]], 1)
         group = torch.full_like(first, -1)
         group.scatter_(1, kept, place[:, : kept.shape[1]])
         group.scatter_(1, found.moved + front, found.target + front)
-        return group.gather(1, before)
+        combined = None
+        if algorithm.weights is not None:
+            weights = algorithm.weights(tokens, found, **options.algorithm_options)
+            combined = Combined.of(weights, found, front, back, kept)
+        present = self._representatives(merge.space.parent, before)
+        self.representatives[merge.space.index] = present.gather(1, kept)
+        return group.gather(1, before), combined
+
+    def _representatives(self, space: TokenSpace | None, groups: Tensor) -> Tensor:
+        """One token of every group (B, N'): the one that its merge kept."""
+        if isinstance(space, MergedSpace):
+            return self.representatives[space.index]
+        return first_members(groups)
+
+    def _tokens(self, merge: Merge, rows: Tensor, before: Tensor) -> Tokens:
+        """What the algorithm sees: the first member of every present group, if unprotected."""
+        options, front, back = self.outcome.options, merge.space.front, merge.space.back
+        needs = ALGORITHMS[options.algorithm].needs
+        first = first_members(before)
+        inner = slice(front, first.shape[1] - back)
+
+        def of_groups(x: Tensor) -> Tensor:
+            """(B, N, F) → (B, N', F)."""
+            wide = x.to(torch.promote_types(x.dtype, torch.float32))
+            return wide.gather(1, first.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+
+        def of_heads(x: Tensor) -> Tensor:
+            """(B, N, H, D) → (B, H, N', D)."""
+            return of_groups(x.flatten(2)).unflatten(2, x.shape[2:]).transpose(1, 2)
+
+        size = sizes(before)
+        padding = self._padding(merge).gather(1, first) if merge.padding else None
+        metric = rows if options.metric == "hidden" else self._keys(merge).mean(2)
+        queries = keys = important = None
+        if needs.intersection({"queries", "keys", "importance"}):
+            queries, keys = of_heads(self._queries(merge)), of_heads(self._keys(merge))
+        if queries is not None and keys is not None and "importance" in needs:
+            important = attention_paid(queries, keys, size, padding, front)[:, inner]
+        metric = of_groups(metric)[:, inner]
+        return Tokens(
+            metric=metric,
+            size=size.to(metric.dtype)[:, inner],
+            padding=None if padding is None else padding[:, inner],
+            k=self._removed(merge, before),
+            block=merge.planned.index,
+            blocks=merge.planned.total,
+            hidden=of_groups(rows)[:, inner] if "hidden" in needs else None,
+            queries=queries[:, :, inner] if queries is not None else None,
+            keys=keys[:, :, inner] if keys is not None else None,
+            importance=important,
+            position=self._representatives(merge.space.parent, before)[:, inner] - front,
+        )
 
     def _removed(self, merge: Merge, present: Tensor) -> int:
         """How many of the present groups (B, N) the plan removes."""
@@ -172,20 +219,27 @@ class Simulator(Interpreter):
         before, after = merge.planned.counts(tokens)
         return int(before - after)
 
-    def _mean_keys(self, merge: Merge) -> Tensor:
-        """Keys of the site averaged over heads, (B, N, D)."""
+    def _keys(self, merge: Merge) -> Tensor:
+        """Keys of the site, (B, N, H, D)."""
         site = merge.planned.block.site
-        keys: Tensor = self.env[site.keys]
-        dims = self.outcome.detection.labels.dims[site.keys]
-        wide = torch.promote_types(keys.dtype, torch.float32)
-        features = keys.shape[site.feature_place]
-        last = keys.movedim(site.feature_place, -1)
-        order = [d for i, d in enumerate(dims) if i != site.feature_place]
-        token = site.token_place - (site.feature_place < site.token_place)
-        rows, _ = rows_around(
-            last, (*order, dims[site.feature_place]), token, merge.space, self._length
-        )
-        return rows.unflatten(2, (-1, features)).to(wide).mean(2)
+        return self._by_head(site.keys, (site.token_place, site.feature_place), merge)
+
+    def _queries(self, merge: Merge) -> Tensor:
+        """Queries of the site, (B, N, H, D)."""
+        site = merge.planned.block.site
+        assert site.query_places is not None
+        return self._by_head(site.query, site.query_places, merge)
+
+    def _by_head(self, node: Node, places: tuple[int, int], merge: Merge) -> Tensor:
+        value: Tensor = self.env[node]
+        dims = self.outcome.detection.labels.dims[node]
+        wide = torch.promote_types(value.dtype, torch.float32)
+        token, feature = places
+        last = value.movedim(feature, -1)
+        order = [d for i, d in enumerate(dims) if i != feature]
+        token -= feature < token
+        rows, _ = rows_around(last, (*order, dims[feature]), token, merge.space, self._length)
+        return rows.unflatten(2, (-1, value.shape[feature])).to(wide)
 
     def _padding(self, merge: Merge) -> Tensor:
         """Which dense tokens (B, N) the site's masks hide from every query."""

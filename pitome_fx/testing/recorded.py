@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -10,12 +10,33 @@ import torch.utils._pytree as pytree
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter
 
+from pitome_fx.testing.combined import Combined
 
-def run_recorded(module: GraphModule, *args: Any, **kwargs: Any) -> tuple[Any, list[Tensor]]:
+
+class Assignments(list[Tensor]):
+    """For every merge of a run the group (B, N) of each original token after it.
+
+    Attributes:
+        combined: how the values of the groups came about, by the number of the merge, where an
+            algorithm weighs them itself.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.combined: dict[int, Combined] = {}
+
+    def extend(self, others: Iterable[Tensor]) -> None:
+        """By those of a part of the run."""
+        if isinstance(others, Assignments):
+            self.combined |= {len(self) + i: how for i, how in others.combined.items()}
+        super().extend(others)
+
+
+def run_recorded(module: GraphModule, *args: Any, **kwargs: Any) -> tuple[Any, Assignments]:
     """Run a transformed module and record its merges.
 
     Returns:
-        The output, and for every merge the group (B, N) of each original token after it.
+        The output, and the assignments.
     """
     recorder = _Recorder(module)
     flat = recorder.run(*pytree.tree_leaves((args, kwargs)), enable_io_processing=False)
@@ -28,7 +49,7 @@ class _Recorder(Interpreter):
     def __init__(self, module: GraphModule) -> None:
         # Values are told apart by identity, so none may be freed while the graph runs.
         super().__init__(module, garbage_collect_values=False)
-        self.assignments: list[Tensor] = []
+        self.assignments = Assignments()
         self._groups: dict[int, Tensor] = {}
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
@@ -37,6 +58,9 @@ class _Recorder(Interpreter):
             step = torch.ops.pitome.assignment(*result)
             before = self._groups.get(id(args[1]))
             self.assignments.append(step if before is None else step.gather(1, before))
+        elif target == torch.ops.pitome.weigh.default:
+            number = len(self.assignments) - 1
+            self.assignments.combined[number] = Combined(args[0], args[1], *result)
         elif target == torch.ops.pitome.merge_size.default:
             self._groups[id(result)] = self.assignments[-1]
         elif target == torch.ops.aten.slice.Tensor and id(args[0]) in self._groups:

@@ -23,8 +23,10 @@ class TestOptions:
         ("--schedule 0.9,0.8", {"schedule": (0.9, 0.8)}),
         ("--schedule 0.9", {"schedule": (0.9,)}),
         ("--algorithm pitome-elu", {"algorithm": "pitome-elu"}),
-        ("--margin=-0.5", {"margin": -0.5}),
-        ("--alpha 2", {"alpha": 2}),
+        (
+            "--algorithm-options margin=-0.5,alpha=2",
+            {"algorithm_options": {"margin": -0.5, "alpha": 2}},
+        ),
         ("--metric hidden", {"metric": "hidden"}),
         ("--protect auto", {"protect": "auto"}),
         ("--protect 2", {"protect": 2}),

@@ -6,8 +6,8 @@ MUTANTS = [
     Mutant(
         "padding may use up every pair",
         "passes/plan/planning.py",
-        "margin, block.axis in padded)",
-        "margin, False)",
+        "index, is_padded = stream.index(block), block.axis in padded",
+        "index, is_padded = stream.index(block), False",
         "tests/properties/test_programs.py",
     ),
     Mutant(

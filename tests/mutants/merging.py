@@ -31,7 +31,7 @@ MUTANTS = [
         "passes/capture/functional.py",
         "if autocast or not _yields_its_dtype(node):",
         "if not _yields_its_dtype(node):",
-        ONCE_FAILED + "_in_a_narrow_dtype",
+        "tests/test_half_types.py",
     ),
     Mutant(
         "a comparison in place yields its own dtype",
@@ -71,8 +71,8 @@ MUTANTS = [
     Mutant(
         "logsumexp without its peak",
         "pitome_fx/ops.py",
-        "log_total = torch.where(empty, 1, total).log() + peak",
-        "log_total = torch.where(empty, 1, total).log()",
+        "return (log_total + peak).to(bias.dtype)",
+        "return log_total.to(bias.dtype)",
         OPS,
     ),
     Mutant(
@@ -148,8 +148,8 @@ MUTANTS = [
     Mutant(
         "nothing is protected",
         "passes/rewrite/rewriting.py",
-        "how = (self.options.algorithm, k, front, back, merge.margin, self.options.alpha)",
-        "how = (self.options.algorithm, k, 0, 0, merge.margin, self.options.alpha)",
+        "how = (self.algorithm.name, k, front, back, merge.index, merge.total, self.parameters)",
+        "how = (self.algorithm.name, k, 0, 0, merge.index, merge.total, self.parameters)",
         ORACLE,
     ),
     Mutant(

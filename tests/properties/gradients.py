@@ -15,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from pitome_fx.passes.pipeline import Outcome
 from pitome_fx.testing import run_recorded
 from pitome_fx.testing.oracle import Simulator
+from pitome_fx.testing.recorded import Assignments
 from tests.properties.trial import LIMIT, Flat, Trial
 
 Run = Callable[..., tuple[Tensor, ...]]
@@ -31,7 +32,7 @@ def same(trial: Trial) -> Trial:
     if not _is_trainable(trial.flat):
         return replace(trial, waived="the program itself cannot be trained")
     # Under autograd attention may round otherwise, and a tie fall the other way.
-    taken: list[Tensor] = []
+    taken = Assignments()
 
     def recorded(*values: Tensor) -> tuple[Tensor, ...]:
         output, assignments = run_recorded(rewritten.graph, *values)

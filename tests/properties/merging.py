@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pitome_fx import ALGORITHMS
+from tests.support.matching import call
 
 ops = torch.ops.pitome
 
-ENERGY = sorted(set(ALGORITHMS) - {"tome"})
+ENERGY = [name for name in sorted(ALGORITHMS) if name.startswith("pitome")]
 """Algorithms that order tokens by energy; ToMe splits them by their place."""
 
 
@@ -108,8 +109,8 @@ def states(merging: Merging, metric: Tensor | None = None) -> list[State]:
         k = int(share * ((inner - (padding is not None)) // 2))
         if k < 1:
             continue
-        how = (merging.algorithm, k, merging.front, merging.back, 0.5, 1.0)
-        step = ops.match(metric, size, padding, *how)
+        how = (k, merging.front, merging.back)
+        step = ops.match(*call(merging.algorithm, metric, size, padding, *how))
         last = ops.assignment(*step)
         assign = last if assign is None else last.gather(1, assign)
         before, size = size, ops.merge_size(size, *step)
@@ -126,9 +127,14 @@ def arguments(name: str, state: State, metric: Tensor, merging: Merging) -> tupl
     groups = ops.merge_size(torch.ones_like(size), kept, moved, target)
     x = metric.clone().requires_grad_()
     k, padding = moved.shape[1], merging.padding()
-    how = (merging.algorithm, k, merging.front, merging.back, 0.5, 1.0)
+    deciding = call(merging.algorithm, metric, size, padding, k, merging.front, merging.back)
+    weights = torch.rand(groups.shape, dtype=x.dtype), torch.rand(*groups.shape, k, dtype=x.dtype)
+    weighed = ALGORITHMS[merging.algorithm].weights is not None
     return {
-        "match": (metric, size, padding, *how),
+        "match": deciding,
+        "weigh": (kept, moved, target, *(deciding if weighed else _tofu(deciding))),
+        "combine": (x, kept, moved, *weights),
+        "importance": (metric.unsqueeze(1), metric.unsqueeze(1), size, padding, merging.front),
         "merge_size": (size, kept, moved, target),
         "merge": (x, size, kept, moved, target),
         "assignment": (kept, moved, target),
@@ -137,3 +143,9 @@ def arguments(name: str, state: State, metric: Tensor, merging: Merging) -> tupl
         "project": (x, assign, groups),
         "group_logsumexp": (x, assign, groups),
     }[name]
+
+
+def _tofu(deciding: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The same call of an algorithm that has weights of its own."""
+    metric, size, padding, _, *how = deciding
+    return call("tofu", metric, size, padding, *how[:3])

@@ -9,6 +9,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from pitome_fx import ALGORITHMS
 from tests.properties import (
     lending,
     mixing,
@@ -221,7 +222,10 @@ def options(draw: st.DrawFn) -> Options:
     drawn: Options = {"min_tokens": draw(mostly(2, [3, 8, 20], 9))}
     amount = draw(mostly("ratio", ["r", "r", "flops", "schedule"], 3))
     drawn[amount] = draw(AMOUNTS[amount])
-    drawn["algorithm"] = draw(st.sampled_from(["pitome", "pitome-elu", "pitome-text", "tome"]))
+    drawn["algorithm"] = draw(st.sampled_from(MERGERS))
+    parameters = PARAMETERS.get(drawn["algorithm"])
+    if parameters is not None and draw(rarely):
+        drawn["algorithm_options"] = draw(parameters)
     for key, values in RARE.items():
         if draw(rarely):
             drawn[key] = draw(values)
@@ -239,12 +243,27 @@ AMOUNTS: dict[str, st.SearchStrategy[Any]] = {
 }
 """Of a schedule as many values count as there are blocks."""
 
+MERGERS = ["pitome", "pitome-elu", "pitome-text", "tome"] * 3 + sorted(ALGORITHMS)
+ENERGY = st.fixed_dictionaries(
+    {},
+    optional={
+        "margin": st.sampled_from([0.5, -0.5, 0.0, 0.99]),
+        "alpha": st.sampled_from([0.0, 3.0]),
+    },
+)
+PARAMETERS: dict[str, st.SearchStrategy[dict[str, Any]]] = {
+    "pitome": ENERGY,
+    "pitome-elu": ENERGY,
+    "pitome-bsm": ENERGY,
+    "pitome-text": st.fixed_dictionaries({"margin": st.sampled_from([0.5, -0.5, 0.0, 0.99])}),
+    "tofu": st.fixed_dictionaries({"pruned": st.sampled_from([0.0, 1.0])}),
+    "dpc-knn": st.fixed_dictionaries({"neighbours": st.sampled_from([1, 9])}),
+}
+
 RARE: dict[str, st.SearchStrategy[Any]] = {
     "metric": st.sampled_from(["keys", "hidden"]),
     "protect": st.integers(0, 3),
     "proportional": st.just(False),
-    "margin": st.sampled_from([0.5, -0.5, 0.0, 0.99]),
-    "alpha": st.sampled_from([0.0, 0.5, 3.0]),
     "blocks": st.sampled_from([(0,), (0, 1), (0, 2), (1,)]),
     "form": st.sampled_from(["aten", "portable"]),
 }

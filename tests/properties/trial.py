@@ -24,6 +24,7 @@ from pitome_fx.passes.reporting import make_report
 from pitome_fx.passes.rewrite.profit import judged_by
 from pitome_fx.report import Report
 from pitome_fx.testing import run_recorded
+from pitome_fx.testing.recorded import Assignments
 from pitome_fx.testing.oracle import Simulator
 from tests.properties import description as d
 from tests.properties.build import build
@@ -172,7 +173,7 @@ def dense_of(flat: Flat) -> tuple[Tensor, ...]:
 def recorded(outcome: Outcome, flat: Flat) -> tuple[tuple[Tensor, ...], list[Tensor]]:
     """What the rewritten module computes, and its groups."""
     assert outcome.rewritten is not None
-    graph, assignments = outcome.rewritten.graph, list[Tensor]()
+    graph, assignments = outcome.rewritten.graph, Assignments()
 
     def run(*values: Tensor) -> tuple[Tensor, ...]:
         output, found = run_recorded(graph, *values)

@@ -84,6 +84,12 @@ def with_copies(program: Program) -> Program:
     )
 
 
+JOINING = ("pitome", "pitome-elu", "pitome-bsm", "pitome-mean", "tome", "crossget")
+"""Algorithms that find the copies. In the order of ``pitome-text`` they lie in the same half, GTP
+adds what it removes to others, and the rest go by importance or by places.
+"""
+
+
 def only_copies(program: Program, options: Options, flat: Flat) -> Outcome:
     """A rewrite by which every copy merges, and nothing else can: as many halvings as it takes."""
     halvings = program.copies.bit_length() - 1
@@ -98,9 +104,9 @@ def only_copies(program: Program, options: Options, flat: Flat) -> Outcome:
     for numbers in streams.values():
         start = program.seed % max(len(numbers) - halvings + 1, 1)
         sites += numbers[start : start + halvings]
-    if chosen.get("algorithm") == "pitome-text":
-        # Copies are next to each other in its order, and so in the same half, which never meet.
+    if chosen.get("algorithm") not in JOINING:
         chosen["algorithm"] = "pitome"
+        chosen.pop("algorithm_options", None)
     chosen |= {"ratio": 0.5, "blocks": tuple(sites), "min_tokens": 2, "pays": True}
     return rewritten(flat, chosen, source)
 

@@ -1,0 +1,1 @@
+"""What merging costs on real models and real data: ``make study``."""

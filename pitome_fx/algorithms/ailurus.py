@@ -1,0 +1,35 @@
+"""AiluRus, adaptive resolution for dense prediction (Li et al., NeurIPS 2023, arXiv 2311.01197)."""
+
+import torch
+from torch import Tensor
+
+from pitome_fx.algorithms.dpc_knn import clustered, distances, once
+from pitome_fx.algorithms.parameters import Count, Weight
+from pitome_fx.algorithms.registry import Match, Tokens, register
+
+
+def squared_spread(position: Tensor, width: int) -> Tensor:
+    """Squared distances (B, T, T) between places on a grid that is ``width`` columns wide."""
+    row, column = position // width, position % width
+    apart = [(x.unsqueeze(1) - x.unsqueeze(2)).square() for x in (row, column)]
+    return (apart[0] + apart[1]).to(torch.float32)
+
+
+@register("ailurus", needs=["position"], metric="hidden", removes="all but one", blocks=once)
+def ailurus(
+    tokens: Tokens, *, neighbours: Count = 5, spatial: Weight = 0.5, width: int = 0
+) -> Match:
+    """Density peaks, where tokens far apart on the image are farther in features, too.
+
+    Each distance grows by the share ``spatial`` of its rank in the plane: 1 + spatial·r/T, r the
+    rank of the other token among all by their distance on the grid of ``width`` columns (0: the
+    grid is square).
+    """
+    assert tokens.position is not None
+    count = tokens.metric.shape[1]
+    columns = width or round(count**0.5) if isinstance(count, int) else width
+    apart = squared_spread(tokens.position, columns or 1)
+    rank = torch.argsort(torch.argsort(apart, stable=True), stable=True).to(tokens.metric.dtype)
+    # Symmetric, as a distance is.
+    rank = torch.maximum(rank, rank.transpose(1, 2))
+    return clustered(distances(tokens) * (1 + spatial * rank / count), tokens, neighbours)

@@ -1,0 +1,25 @@
+"""CrossGET's complete-graph soft matching (Shi et al., ICML 2024, arXiv 2305.17455)."""
+
+import torch
+
+from pitome_fx.algorithms.common import cosines, highest, keep_highest, nearest, unit
+from pitome_fx.algorithms.registry import Match, Tokens, register
+
+
+@register("crossget")
+def crossget(tokens: Tokens) -> Match:
+    """No split: the k tokens most similar to one of lower rank join the nearest of those that stay.
+
+    Tokens rank by their highest cosine to any other. An edge leads from a token to one of lower
+    rank only, so that of two tokens most similar to each other one stays.
+    """
+    units = unit(tokens.metric)
+    place = torch.arange(units.shape[1], device=units.device).expand(units.shape[:2])
+    cos = cosines(units, place, place, tokens.padding)
+    itself = torch.eye(units.shape[1], dtype=torch.bool, device=units.device)
+    best = highest(cos.masked_fill(itself, -torch.inf), -torch.inf)
+    rank = torch.argsort(torch.argsort(best, dim=-1, descending=True, stable=True), stable=True)
+    lower = rank.unsqueeze(2) < rank.unsqueeze(1)
+    edge = highest(cos.masked_fill(~lower, -torch.inf), -torch.inf)
+    kept, moved = keep_highest(-edge, tokens)
+    return Match(kept, moved, nearest(cosines(units, moved, kept, tokens.padding)))

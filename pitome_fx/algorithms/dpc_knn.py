@@ -1,0 +1,51 @@
+"""Density-peak clustering (Du et al., 2016), as used for tokens by TCFormer and AiluRus."""
+
+import torch
+from torch import Tensor
+
+from pitome_fx.algorithms.common import highest, keep_highest, nearest, take, within_kinds
+from pitome_fx.algorithms.parameters import Count
+from pitome_fx.algorithms.registry import Match, Tokens, register
+
+
+def once(blocks: int) -> range:
+    """One block alone, a quarter of the way in: what it leaves serves all later ones."""
+    return range(blocks // 4, blocks // 4 + 1)
+
+
+def clustered(distance: Tensor, tokens: Tokens, neighbours: int) -> Match:
+    """The T − k peaks of density that are far from higher ones; the others join their nearest.
+
+    ρ_i = exp(−mean of the squared distances to the nearest tokens), δ_i the distance to the
+    nearest token of higher density (the largest of all at the peak); peaks are highest in ρ·δ.
+
+    Args:
+        distance: (B, T, T), infinite between padding and real tokens.
+    """
+    near = distance.sort(dim=-1, stable=True).values[..., 1 : neighbours + 1]
+    known = near.isfinite()
+    squares = torch.where(known, near, 0).square().sum(-1) / known.sum(-1).clamp(min=1)
+    density = torch.exp(-squares)
+    rank = torch.argsort(torch.argsort(density, dim=-1, descending=True, stable=True), stable=True)
+    higher = rank.unsqueeze(1) < rank.unsqueeze(2)
+    gap = -highest(torch.where(higher, -distance, -torch.inf), -torch.inf)
+    farthest = highest(torch.where(distance.isfinite(), distance, 0).flatten(1), 0).unsqueeze(-1)
+    kept, moved = keep_highest(density * torch.minimum(gap, farthest), tokens)
+    rows = take(distance, moved)
+    return Match(kept, moved, nearest(-rows.gather(2, kept.unsqueeze(1).expand(*moved.shape, -1))))
+
+
+def distances(tokens: Tokens) -> Tensor:
+    """Euclidean distances (B, T, T) over √D, infinite between padding and real tokens."""
+    x = tokens.metric
+    squares = x.square().sum(-1)
+    product = x @ x.transpose(1, 2)
+    apart = (squares.unsqueeze(1) + squares.unsqueeze(2) - 2 * product).clamp(min=0) / x.shape[-1]
+    place = torch.arange(x.shape[1], device=x.device).expand(x.shape[:2])
+    return -within_kinds(-apart.sqrt(), place, place, tokens.padding)
+
+
+@register("dpc-knn", metric="hidden", removes="all but one", blocks=once)
+def dpc_knn(tokens: Tokens, *, neighbours: Count = 5) -> Match:
+    """Clusters around density peaks, made once and of any number."""
+    return clustered(distances(tokens), tokens, neighbours)

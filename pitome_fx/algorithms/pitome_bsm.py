@@ -1,0 +1,22 @@
+"""PiToMe with bipartite soft matching, as released for vision: energies order, best edges merge."""
+
+from torch import Tensor
+
+from pitome_fx.algorithms.common import best_edges, cosines, merge_order, unit
+from pitome_fx.algorithms.parameters import Margin, Weight
+from pitome_fx.algorithms.pitome_elu import elu_energy
+from pitome_fx.algorithms.registry import Match, Tokens, register
+
+
+def best_edges_by(energy: Tensor, units: Tensor, tokens: Tokens) -> Match:
+    """Tokens in order of their energy are split alternately; the k most similar pairs merge."""
+    order = merge_order(energy, tokens.padding)
+    scores = cosines(units, order[:, 0::2], order[:, 1::2], tokens.padding)
+    return best_edges(order, scores, tokens)
+
+
+@register("pitome-bsm")
+def pitome_bsm(tokens: Tokens, *, margin: Margin = 0.75, alpha: Weight = 1.0) -> Match:
+    """All tokens are ordered by the smooth energy; none has to merge but the k best pairs."""
+    units = unit(tokens.metric)
+    return best_edges_by(elu_energy(units, tokens, margin, alpha), units, tokens)

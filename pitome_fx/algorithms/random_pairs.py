@@ -1,0 +1,20 @@
+"""Random pairs: the baseline that every algorithm must beat."""
+
+import torch
+
+from pitome_fx.algorithms.common import best_edges, merge_order, within_kinds
+from pitome_fx.algorithms.registry import Match, Tokens, register
+
+
+@register("random")
+def random(tokens: Tokens, *, seed: int = 0) -> Match:
+    """Pairs drawn by a hash of place, block and seed: the same for every item and every run."""
+    place = torch.arange(tokens.metric.shape[1], device=tokens.metric.device)
+    drawn = place.to(torch.float64) * 12.9898 + tokens.block * 78.233 + seed * 37.719
+    noise = (torch.sin(drawn) * 43758.5453).frac().expand(tokens.metric.shape[:2])
+    order = merge_order(noise, tokens.padding)
+    a, b = order[:, 0::2], order[:, 1::2]
+    itself = torch.arange(a.shape[1], device=a.device).unsqueeze(1)
+    facing = itself == torch.arange(b.shape[1], device=a.device)
+    scores = torch.where(facing, noise.gather(1, a).unsqueeze(2), -torch.inf)
+    return best_edges(order, within_kinds(scores, a, b, tokens.padding), tokens)
