@@ -145,6 +145,7 @@ def weigh(
         own, mix = weights(seen, found, **_all_parameters(algorithm, parameters))
         if mix.dim() == 2:
             mix = joins(groups - front - back, found.target) * mix.unsqueeze(1)
+    own, mix = own.to(seen.metric.dtype), mix.to(seen.metric.dtype)
     own = torch.nn.functional.pad(own, (front, back), value=1.0)
     return own, torch.nn.functional.pad(mix, (0, 0, front, back))
 

@@ -56,7 +56,7 @@ class Options:
     r: int | None = None
     flops: float | None = None
     schedule: tuple[float, ...] | None = None
-    algorithm: str = "pitome"
+    algorithm: str = "pitome-mean"
     algorithm_options: Mapping[str, Any] = field(default_factory=dict)
     metric: Literal["keys", "hidden"] | None = None
     protect: Literal["auto"] | int = "auto"

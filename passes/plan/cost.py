@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
+import torch
 from torch.fx import Node
+from torch.utils.flop_counter import FlopCounterMode
 
+from pitome_fx.algorithms import ALGORITHMS
+from pitome_fx.algorithms.registry import NEEDS
+from pitome_fx.ops import OPS
+from pitome_fx.options import Options
 from pitome_fx.passes.aten.families import SDPA
 from pitome_fx.passes.capture.program import Program
 from pitome_fx.passes.detect.detection import Block
@@ -64,12 +72,15 @@ class CostModel:
             self.blocks[at].axis is axis and at >= merge for term in self.terms for at, _ in term
         )
 
-    def fraction(self, shares: Sequence[tuple[float, float]], keep: float) -> float:
+    def fraction(
+        self, shares: Sequence[tuple[float, float]], keep: float, options: Options
+    ) -> float:
         """FLOPs left, as a fraction of the dense program's.
 
         Args:
             shares: of each block's N tokens, what is left before and after its merge.
             keep: the keep ratio of all blocks.
+            options: with all defaults resolved; what matching costs is the algorithm's.
         """
         if not self.dense:
             return 1.0
@@ -81,7 +92,7 @@ class CostModel:
             total -= flops * (1 - left)
         for block, (before, _) in zip(self.blocks, shares, strict=True):
             # Matching and merging fall with n².
-            total += merge_overhead(block, keep, self.size_of) * before**2
+            total += merge_overhead(block, keep, options, self.size_of) * before**2
         return total / self.dense
 
 
@@ -118,15 +129,43 @@ def _holds(dims: Any, axes: set[Axis]) -> int:
     return sum(any(atom.axis in axes or atom.axis.base in axes for atom in dim) for dim in dims)
 
 
-def merge_overhead(block: Block, keep: float, size_of: SizeOf = hint) -> float:
+def merge_overhead(block: Block, keep: float, options: Options, size_of: SizeOf = hint) -> float:
     """FLOPs of matching and merging once on all tokens of the stream, keeping a share of them."""
     keys, point = block.site.keys.meta["val"], block.point.meta["val"]
     tokens = size_of(block.axis.size)
-    removed = (tokens - block.front - block.back) * (1 - keep)
-    features = size_of(keys.shape[block.site.feature_place])
+    loose = max(tokens - block.front - block.back, 0)
+    removed = loose * (1 - keep)
     batch = 1
     for axis in block.batch:
         batch *= size_of(axis.size)
-    width = size_of(point.numel()) / (tokens * batch)
-    products = (tokens**2 + removed**2) * features + (tokens - removed) * removed * width
-    return 2.0 * batch * products
+    width = size_of(point.numel()) // (tokens * batch)
+    features = size_of(keys.shape[block.site.feature_place])
+    matching = _matching_flops(
+        options.algorithm,
+        json.dumps(dict(options.algorithm_options)),
+        loose,
+        width if options.metric == "hidden" else features,
+        width,
+        round(removed),
+    )
+    return batch * (matching + 2.0 * (tokens - removed) * removed * width)
+
+
+@lru_cache(maxsize=4096)
+def _matching_flops(
+    algorithm: str, parameters: str, tokens: int, features: int, width: int, removed: int
+) -> int:
+    """FLOPs of one match of one item, by running it on tensors without values."""
+    metric = torch.empty(1, tokens, features, device="meta")
+    row = metric[..., 0]
+    made = {
+        "hidden": metric.new_empty(1, tokens, width),
+        "queries": metric.unsqueeze(1),
+        "keys": metric.unsqueeze(1),
+        "importance": row,
+        "position": row.to(torch.int64),
+    }
+    asked = (made[need] if need in ALGORITHMS[algorithm].needs else None for need in NEEDS)
+    with FlopCounterMode(display=False) as counter:
+        OPS["match"].body(metric, row, None, algorithm, removed, 0, 0, 0, 1, parameters, *asked)
+    return int(counter.get_total_flops())

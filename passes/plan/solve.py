@@ -81,7 +81,7 @@ def _fraction(costs: CostModel, options: Options, p: int) -> float:
         assert isinstance(amount, Share)
         tokens = costs.size_of(block.axis.size)
         shares.append(_shares(block, amount, tokens, options.min_tokens))
-    return costs.fraction(shares, p / Q)
+    return costs.fraction(shares, p / Q, options)
 
 
 def _shares(block: Block, amount: Share, tokens: int, fewest: int) -> tuple[float, float]:

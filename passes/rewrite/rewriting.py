@@ -169,7 +169,7 @@ class Merger:
         before, after = hint(merge.before), hint(merge.after)
         saved = self.flops_on.get(i, 0) * (before / after - 1)
         share = before / hint(merge.planned.block.axis.size)
-        return saved - merge_overhead(merge.planned.block, after / before) * share**2
+        return saved - merge_overhead(merge.planned.block, after / before, self.options) * share**2
 
     def _merge(self, replay: Replay, merge: PlannedMerge, x: TokenTensor) -> TokenTensor:
         block = merge.block

@@ -5,7 +5,7 @@ from pitome_fx.algorithms.pitome_bsm import best_edges_by
 from pitome_fx.algorithms.registry import Match, Tokens, register
 
 
-@register("pitome-mean")
+@register("pitome-mean", metric="hidden")
 def pitome_mean(tokens: Tokens) -> Match:
     """E_i = u_i · (Σ_j u_j)/T of unit vectors u orders the tokens, in O(T·D); then ToMe's edges.
 

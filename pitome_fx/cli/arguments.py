@@ -100,8 +100,8 @@ def _add_options(command: argparse.ArgumentParser, without: Sequence[str]) -> No
     """The fields of ``Options`` as arguments, with the help that its docstring gives them."""
     group = command.add_argument_group(
         "options of pitome",
-        "Lists are written 0.9,0.8,0.7, an algorithm's parameters margin=0.8,alpha=1. Give at most one amount: "
-        f"{', '.join(AMOUNTS)}; with none of them, flops={DEFAULT_FLOPS}.",
+        "Lists are written 0.9,0.8,0.7, an algorithm's parameters margin=0.8,alpha=1. "
+        f"Give at most one amount: {', '.join(AMOUNTS)}; with none of them, flops={DEFAULT_FLOPS}.",
     )
     help_texts = _field_docs()
     for field in dataclasses.fields(Options):

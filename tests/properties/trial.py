@@ -24,8 +24,8 @@ from pitome_fx.passes.reporting import make_report
 from pitome_fx.passes.rewrite.profit import judged_by
 from pitome_fx.report import Report
 from pitome_fx.testing import run_recorded
-from pitome_fx.testing.recorded import Assignments
 from pitome_fx.testing.oracle import Simulator
+from pitome_fx.testing.recorded import Assignments
 from tests.properties import description as d
 from tests.properties.build import build
 from tests.support.oracle import relative_error
