@@ -13,7 +13,7 @@ TENSORRT := torch-tensorrt dllist psutil
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env test cuda lint format demo bench zoo fuzz opinfo mutants wheel clean
+.PHONY: help env test cuda lint format demo bench study zoo fuzz opinfo mutants wheel clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ demo: env ## train a small ViT on digits, compile it with the backend, show what
 bench: env ## measure the speed-up over plain Inductor and the time of the pass itself
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/pass_time.py
+
+study: env ## measure what each algorithm costs on real models and data (ARGS=--quick: 10 minutes)
+	OMP_NUM_THREADS=$(JOBS) $(BIN)/python -W ignore -m benchmarks.study.run $(ARGS)
 
 zoo: env ## check every model of the zoo and write docs/model-coverage.md (ARGS='vit bert' for some)
 	$(BIN)/python -m tests.zoo.coverage $(ARGS)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -45,9 +44,6 @@ class Task:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-
-    def dense_flops(self) -> None:
-        """Nothing by default."""
 
     def merged(self, model: nn.Module, args: tuple[Tensor, ...], options: Mapping[str, Any]) -> Any:
         """The model on merged tokens; itself without options."""
@@ -177,6 +173,12 @@ class Text(Task):
         return figures
 
 
-def results_file(folder: Path, task: str) -> Path:
-    """Where the figures of a task are kept, a line of JSON for each run."""
-    return folder / f"{task}.jsonl"
+TASKS: dict[str, Callable[[torch.device], Task]] = {
+    "photographs": Photographs,
+    "text": Text,
+    "fashion": lambda device: Fashion(device, *SIZES[device.type]),
+}
+"""By name; the cheap ones first."""
+
+SIZES = {"cpu": (1500, 500), "cuda": (2500, 2000)}
+"""Images of Fashion-MNIST to train the heads on, and to test."""
