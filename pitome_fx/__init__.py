@@ -1,6 +1,7 @@
 """Token merging as a compiler pass: ``torch.compile(model, backend="pitome")``."""
 
 from pitome_fx.algorithms import ALGORITHMS, Match, Tokens, Weights, register
+from pitome_fx.calibration import calibrate
 from pitome_fx.errors import (
     CaptureError,
     DeployError,
@@ -33,6 +34,7 @@ __all__ = [
     "Report",
     "Tokens",
     "Weights",
+    "calibrate",
     "explain",
     "register",
     "transform",

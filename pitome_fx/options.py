@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import json
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -119,8 +120,10 @@ class Options:
                 )
 
     @classmethod
-    def parse(cls, given: Mapping[str, Any] | None) -> "Options":
-        """Options from a plain mapping, as torch.compile passes them on."""
+    def parse(cls, given: "Mapping[str, Any] | Options | None") -> "Options":
+        """Options from a plain mapping, as torch.compile passes them on, or as they are."""
+        if isinstance(given, Options):
+            return given
         known = [f.name for f in dataclasses.fields(cls)]
         given = _with_parameters_together(given or {})
         for key in given:
@@ -132,6 +135,27 @@ class Options:
                     f"Valid options: {', '.join(known)}."
                 )
         return cls(**given)
+
+    def to_json(self) -> str:
+        """All that differs from the defaults, as JSON; ``from_json`` reads it."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        own = {key: value for key, value in fields.items() if value != getattr(Options(), key)}
+        return json.dumps(own, indent=2, default=dict)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Options":
+        """Options from what ``to_json`` wrote.
+
+        Raises:
+            OptionsError: it is no JSON object, or holds a wrong option.
+        """
+        try:
+            given = json.loads(text)
+        except ValueError as error:
+            raise OptionsError(f"options must be a JSON object: {error}") from None
+        if not isinstance(given, dict):
+            raise OptionsError(f"options must be a JSON object, not {type(given).__name__}.")
+        return cls.parse(given)
 
     @property
     def merges_nothing(self) -> bool:

@@ -25,6 +25,7 @@ ORDER = (
     ("deploy",),
     ("backends",),
     ("frontends",),
+    ("calibration",),
     ("testing",),
     ("cli",),
 )

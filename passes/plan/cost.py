@@ -73,13 +73,13 @@ class CostModel:
         )
 
     def fraction(
-        self, shares: Sequence[tuple[float, float]], keep: float, options: Options
+        self, shares: Sequence[tuple[float, float]], keep: Sequence[float], options: Options
     ) -> float:
         """FLOPs left, as a fraction of the dense program's.
 
         Args:
             shares: of each block's N tokens, what is left before and after its merge.
-            keep: the keep ratio of all blocks.
+            keep: the keep ratio of each block.
             options: with all defaults resolved; what matching costs is the algorithm's.
         """
         if not self.dense:
@@ -90,9 +90,11 @@ class CostModel:
             for at, exponent in term:
                 left *= shares[at][1] ** exponent
             total -= flops * (1 - left)
-        for block, (before, _) in zip(self.blocks, shares, strict=True):
+        for block, (before, _), ratio in zip(self.blocks, shares, keep, strict=True):
+            if ratio == 1:
+                continue
             # Matching and merging fall with n².
-            total += merge_overhead(block, keep, options, self.size_of) * before**2
+            total += merge_overhead(block, ratio, options, self.size_of) * before**2
         return total / self.dense
 
 

@@ -8,7 +8,7 @@ guarded to the range in which the step is the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from pitome_fx.passes.capture.program import Program
 from pitome_fx.passes.detect.detection import Block
 from pitome_fx.passes.plan.amount import Q, Share, chained
 from pitome_fx.passes.plan.cost import CostModel, SizeOf
+from pitome_fx.passes.replay.labels import Labels
 from pitome_fx.passes.tokens.sizes import Size, hint
 
 STEPS = 50
@@ -75,13 +76,31 @@ def _fraction(costs: CostModel, options: Options, p: int) -> float:
 
     Counts are not rounded, so that the ratio does not jump from one short length to the next.
     """
-    chain = chained((block.axis, Share(p)) for block in costs.blocks)
+    return _fraction_with(costs, options, [p / Q] * len(costs.blocks))
+
+
+def _fraction_with(costs: CostModel, options: Options, ratios: Sequence[float]) -> float:
+    """FLOPs left with a keep ratio for each block."""
+    amounts = (Share(round(ratio * Q)) for ratio in ratios)
+    chain = chained((b.axis, a) for b, a in zip(costs.blocks, amounts, strict=True))
     shares = []
     for block, amount in zip(costs.blocks, chain, strict=True):
         assert isinstance(amount, Share)
         tokens = costs.size_of(block.axis.size)
         shares.append(_shares(block, amount, tokens, options.min_tokens))
-    return costs.fraction(shares, p / Q, options)
+    return costs.fraction(shares, ratios, options)
+
+
+def flops_of_schedule(
+    program: Program, labels: Labels, blocks: Sequence[Block], options: Options
+) -> Callable[[Sequence[float]], float]:
+    """The fraction of the FLOPs that is left, as a function of the keep ratios of the blocks.
+
+    Args:
+        options: with all defaults resolved.
+    """
+    costs = CostModel(program, labels, blocks)
+    return lambda ratios: _fraction_with(costs, options, ratios)
 
 
 def _shares(block: Block, amount: Share, tokens: int, fewest: int) -> tuple[float, float]:
