@@ -13,7 +13,7 @@ DEFAULTS = {
     "r": None,
     "flops": None,
     "schedule": None,
-    "algorithm": "pitome",
+    "algorithm": "pitome-mean",
     "algorithm_options": {},
     "metric": None,
     "protect": "auto",

@@ -132,7 +132,7 @@ def test_protect_says_how_many_leading_tokens_stay_alone(protect: int) -> None:
 def test_hidden_states_as_metric(build: Any) -> None:
     case = build().to(torch.float64)
     hidden = assert_keeps_the_law(case, ratio=0.8, metric="hidden")
-    keys = assert_keeps_the_law(case, ratio=0.8)
+    keys = assert_keeps_the_law(case, ratio=0.8, metric="keys")
     assert relative_error(hidden.output, keys.output) > 1e-4
 
 

@@ -23,6 +23,7 @@ ADDED = {
     *("matmul", "maximum", "mean", "mul", "narrow", "ne", "neg", "new_ones", "permute", "pow"),
     *("reciprocal", "remainder", "reshape", "rsub", "select", "slice", "squeeze", "stack", "sub"),
     *("floor_divide", "sum", "to", "topk", "transpose", "unsqueeze", "view", "where", "zeros_like"),
+    *("floor", "full_like", "minimum", "ones_like", "pad", "sin", "softmax", "sqrt", "square"),
     *("__and__", "__or__", "bitwise_not", "movedim", "type_as"),
 }
 """ATen ops that the portable form may add to those of the dense graph; all are everywhere."""

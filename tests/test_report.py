@@ -59,7 +59,7 @@ class TestReport:
             "reason": None,
         }
         assert data["flops_before"] == report.flops_before
-        assert data["algorithm"] == "pitome" and data["proportional"] is True
+        assert data["algorithm"] == "pitome-mean" and data["proportional"] is True
         assert {"lifts", "projections", "flops_after", "notes", "seconds"} <= set(data)
 
 

@@ -112,6 +112,14 @@ def keep_highest(score: Tensor, tokens: Tokens) -> tuple[Tensor, Tensor]:
     return order[:, :left], order[:, left:]
 
 
+def every_cosine(units: Tensor, padding: Tensor | None) -> Tensor:
+    """Cosines (B, T, T) of each token to all others; −∞ to itself, and between the kinds."""
+    place = torch.arange(units.shape[1], device=units.device)
+    everywhere = place.expand(units.shape[:2])
+    cos = cosines(units, everywhere, everywhere, padding)
+    return cos.masked_fill(place.unsqueeze(1) == place, -torch.inf)
+
+
 def nearest(scores: Tensor) -> Tensor:
     """Index of the highest score in each row of (B, n, m), the first of equals; m may be 0."""
     return _not_empty(scores, -torch.inf).argmax(-1)

@@ -2,7 +2,7 @@
 
 import torch
 
-from pitome_fx.algorithms.common import cosines, highest, keep_highest, nearest, unit
+from pitome_fx.algorithms.common import cosines, every_cosine, highest, keep_highest, nearest, unit
 from pitome_fx.algorithms.registry import Match, Tokens, register
 
 
@@ -14,10 +14,8 @@ def crossget(tokens: Tokens) -> Match:
     rank only, so that of two tokens most similar to each other one stays.
     """
     units = unit(tokens.metric)
-    place = torch.arange(units.shape[1], device=units.device).expand(units.shape[:2])
-    cos = cosines(units, place, place, tokens.padding)
-    itself = torch.eye(units.shape[1], dtype=torch.bool, device=units.device)
-    best = highest(cos.masked_fill(itself, -torch.inf), -torch.inf)
+    cos = every_cosine(units, tokens.padding)
+    best = highest(cos, -torch.inf)
     rank = torch.argsort(torch.argsort(best, dim=-1, descending=True, stable=True), stable=True)
     lower = rank.unsqueeze(2) < rank.unsqueeze(1)
     edge = highest(cos.masked_fill(~lower, -torch.inf), -torch.inf)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from pitome_fx.algorithms.common import cosines, keep_highest, nearest, unit
+from pitome_fx.algorithms.common import cosines, every_cosine, keep_highest, nearest, unit
 from pitome_fx.algorithms.parameters import Count, Weight
 from pitome_fx.algorithms.registry import Match, Tokens, Weights, register
 
@@ -11,7 +11,7 @@ from pitome_fx.algorithms.registry import Match, Tokens, Weights, register
 def propagation(tokens: Tokens, match: Match, *, alpha: float, neighbours: int) -> Weights:
     """x_kept + α·G·x_moved, with G = D^-1/2·A·D^-1/2 of the graph of each token's nearest ones."""
     graph = _graph(tokens, neighbours)
-    degree = graph.sum(-1).clamp(min=1e-12).rsqrt()
+    degree = 1 / graph.sum(-1).clamp(min=1e-12).sqrt()
     graph = graph * degree.unsqueeze(1) * degree.unsqueeze(2)
     rows = graph.gather(1, match.kept.unsqueeze(-1).expand(-1, -1, graph.shape[-1]))
     width = match.kept.shape[1]
@@ -21,10 +21,7 @@ def propagation(tokens: Tokens, match: Match, *, alpha: float, neighbours: int) 
 
 def _graph(tokens: Tokens, neighbours: int) -> Tensor:
     """Symmetric cosines (B, T, T) of each token to its most similar ones, 0 to all others."""
-    units = unit(tokens.metric)
-    place = torch.arange(units.shape[1], device=units.device).expand(units.shape[:2])
-    itself = torch.eye(units.shape[1], dtype=torch.bool, device=units.device)
-    cos = cosines(units, place, place, tokens.padding).masked_fill(itself, -torch.inf)
+    cos = every_cosine(unit(tokens.metric), tokens.padding)
     rank = torch.argsort(torch.argsort(cos, descending=True, stable=True), stable=True)
     near = (rank < neighbours) & (cos > 0)
     return torch.where(near | near.transpose(1, 2), cos, 0.0)

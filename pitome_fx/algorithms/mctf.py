@@ -23,4 +23,4 @@ def mctf(
     # In logarithms, so that no power of a small number vanishes.
     similar = ((cos.clamp(min=-1) + 1) / 2).clamp(min=1e-12).log() / t_sim
     scores = similar - cost.gather(1, a).unsqueeze(2) - cost.gather(1, b).unsqueeze(1)
-    return best_edges(order, scores.masked_fill(cos.isneginf(), -float("inf")), tokens)
+    return best_edges(order, scores.masked_fill(cos == -float("inf"), -float("inf")), tokens)

@@ -11,7 +11,8 @@ def random(tokens: Tokens, *, seed: int = 0) -> Match:
     """Pairs drawn by a hash of place, block and seed: the same for every item and every run."""
     place = torch.arange(tokens.metric.shape[1], device=tokens.metric.device)
     drawn = place.to(torch.float64) * 12.9898 + tokens.block * 78.233 + seed * 37.719
-    noise = (torch.sin(drawn) * 43758.5453).frac().expand(tokens.metric.shape[:2])
+    noise = torch.sin(drawn) * 43758.5453
+    noise = (noise - noise.floor()).expand(tokens.metric.shape[:2])
     order = merge_order(noise, tokens.padding)
     a, b = order[:, 0::2], order[:, 1::2]
     itself = torch.arange(a.shape[1], device=a.device).unsqueeze(1)

@@ -14,8 +14,8 @@ def strided(tokens: Tokens) -> Match:
     a, b = order[:, 0::2], order[:, 1::2]
     place = torch.arange(a.shape[1], device=a.device)
     # Bits of the place turned around: 0, n/2, n/4, 3n/4 …
-    bits = torch.arange(16, device=a.device)
-    turned = (((place.unsqueeze(1) >> bits) & 1) / 2.0 ** (bits + 1)).sum(1)
+    powers = 2 ** torch.arange(16, device=a.device)
+    turned = ((place.unsqueeze(1) // powers) % 2 / (2.0 * powers)).sum(1)
     facing = place.unsqueeze(1) == torch.arange(b.shape[1], device=a.device)
     scores = torch.where(facing, -turned.unsqueeze(1), -torch.inf).to(tokens.metric.dtype)
     scores = within_kinds(scores.expand(a.shape[0], -1, -1), a, b, tokens.padding)
