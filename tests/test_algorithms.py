@@ -202,7 +202,7 @@ def test_text_algorithm_merges_in_the_first_three_layers_only() -> None:
 
 
 def test_half_models_are_matched_on_float32_keys() -> None:
-    graph = transformed(bert().to(torch.bfloat16), ratio=0.8)
+    graph = transformed(bert().to(torch.bfloat16), ratio=0.8, metric="keys")
     for node in pitome_nodes(graph, "match"):
         metric, size = node.args[:2]
         assert isinstance(metric, torch.fx.Node) and isinstance(size, torch.fx.Node)

@@ -77,5 +77,5 @@ def assert_is_by_paper(case: Case, percent_kept: int) -> None:
     assert isinstance(case.model, Transformer)
     by_paper = MergingTransformer(case.model, percent_merged=100 - percent_kept)
     with torch.no_grad():
-        compiled = transformed(case, ratio=percent_kept / 100)(*case.args)
+        compiled = transformed(case, ratio=percent_kept / 100, algorithm="pitome")(*case.args)
         assert_close(compiled, by_paper(*case.args), 1e-9)

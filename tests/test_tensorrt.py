@@ -118,7 +118,7 @@ def test_pitome_ops_are_not_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_numbers_of_tokens_that_it_cannot_sort() -> None:
     case = by_hand(depth=1)
-    graph = transformed(case, ratio=0.8, form="portable")
+    graph = transformed(case, ratio=0.8, form="portable", algorithm="pitome")
     tensorrt.check_sorts(graph)
     (node,) = graph.graph.find_nodes(op="call_function", target=torch.ops.aten.topk.default)
     node.args = (node.args[0], 4000, *node.args[2:])

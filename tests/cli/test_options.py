@@ -24,8 +24,8 @@ class TestOptions:
         ("--schedule 0.9", {"schedule": (0.9,)}),
         ("--algorithm pitome-elu", {"algorithm": "pitome-elu"}),
         (
-            "--algorithm-options margin=-0.5,alpha=2",
-            {"algorithm_options": {"margin": -0.5, "alpha": 2}},
+            "--algorithm pitome --algorithm-options margin=-0.5,alpha=2",
+            {"algorithm": "pitome", "algorithm_options": {"margin": -0.5, "alpha": 2}},
         ),
         ("--metric hidden", {"metric": "hidden"}),
         ("--protect auto", {"protect": "auto"}),

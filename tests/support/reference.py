@@ -70,12 +70,32 @@ def pitome_text(keys: Tensor, k: int, margin: float, alpha: float) -> Moves:
 
 def tome(keys: Tensor, k: int, margin: float, alpha: float) -> Moves:
     """ToMe: even positions propose, the k strongest edges to odd positions merge."""
-    evens, odds = range(0, len(keys), 2), range(1, len(keys), 2)
-    edges = join_most_similar(keys, evens, odds)
+    return best_edges(keys, range(len(keys)), k)
+
+
+def best_edges(keys: Tensor, order: Sequence[int], k: int) -> Moves:
+    """Every other token of an order proposes the most similar between; the k best edges merge."""
+    edges = join_most_similar(keys, order[0::2], order[1::2])
     return sorted(edges, key=lambda edge: -cosine(keys[edge[0]], keys[edge[1]]))[:k]
 
 
+def pitome_bsm(keys: Tensor, k: int, margin: float, alpha: float) -> Moves:
+    """The energy of the released vision code orders all tokens."""
+
+    def term(x: float) -> float:
+        return x - margin if x > margin else alpha * (math.exp(x - margin) - 1)
+
+    return best_edges(keys, by_energy(keys, term), k)
+
+
+def pitome_mean(keys: Tensor, k: int, margin: float, alpha: float) -> Moves:
+    """The mean cosine orders all tokens."""
+    return best_edges(keys, by_energy(keys, lambda x: x), k)
+
+
 MATCHINGS: dict[str, Matching] = {
+    "pitome-bsm": pitome_bsm,
+    "pitome-mean": pitome_mean,
     "pitome": pitome,
     "pitome-elu": pitome_elu,
     "pitome-text": pitome_text,
