@@ -6,7 +6,6 @@ N tokens, N' groups, k = N − N' moved tokens, F features. Indices are int64, s
 (float64 for float64 metrics).
 """
 
-import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
@@ -21,133 +20,10 @@ from torch.fx.experimental.proxy_tensor import (
     track_tensor_tree,
 )
 
-from pitome_fx.algorithms import ALGORITHMS, Match, Tokens
 from pitome_fx.algorithms.common import take
-
-
-def full_precision(x: Tensor) -> AbstractContextManager[None]:
-    """Autocast off, which would turn the float32 products of an op's body back into half ones."""
-    kind = x.device.type
-    # Where it is off already, a traced body stays free of nodes that switch it: no program that
-    # has them can be saved.
-    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
-        return torch.autocast(kind, enabled=False)
-    return nullcontext()
-
+from pitome_fx.matching import full_precision, importance, joins, match, weigh
 
 LIBRARY = torch.library.Library("pitome", "DEF")
-
-
-def match(
-    metric: Tensor,
-    size: Tensor,
-    padding: Tensor | None,
-    algorithm: str,
-    k: int,
-    front: int,
-    back: int,
-    block: int = 0,
-    blocks: int = 1,
-    parameters: str = "{}",
-    hidden: Tensor | None = None,
-    queries: Tensor | None = None,
-    keys: Tensor | None = None,
-    importance: Tensor | None = None,
-    position: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Decide which k of the N tokens of metric (B, N, D) move into the group of another.
-
-    The first ``front`` and the last ``back`` tokens are protected: each keeps its place and stays
-    alone. ``parameters`` are those of the algorithm, as JSON; the last five what it asked for, as
-    in ``algorithms.Tokens``. Returns kept (B, N'), moved (B, k) and target (B, k) as in
-    ``algorithms.Match``.
-    """
-    inner = slice(front, metric.shape[1] - back)
-    asked = (hidden, queries, keys, importance, position)
-    with full_precision(metric):
-        seen = _tokens(metric, size, padding, k, inner, block, blocks, asked)
-        found = ALGORITHMS[algorithm].match(seen, **_all_parameters(algorithm, parameters))
-    place = torch.arange(metric.shape[1], device=metric.device).expand(metric.shape[0], -1)
-    kept = torch.cat([place[:, :front], found.kept + front, place[:, inner.stop :]], 1)
-    return kept, found.moved + front, found.target + front
-
-
-def _all_parameters(algorithm: str, given: str) -> dict[str, Any]:
-    """Those given as JSON, and the others at their defaults."""
-    defaults = {name: own.default for name, own in ALGORITHMS[algorithm].parameters.items()}
-    return {**defaults, **json.loads(given)}
-
-
-def _tokens(
-    metric: Tensor,
-    size: Tensor,
-    padding: Tensor | None,
-    k: int,
-    inner: slice,
-    block: int,
-    blocks: int,
-    asked: tuple[Tensor | None, ...],
-) -> Tokens:
-    """What an algorithm sees: the unprotected tokens, in at least float32, without gradient."""
-    hidden, queries, keys, importance, position = asked
-
-    # Detached, not under no_grad, which would leave nodes of its own in a traced body.
-    def wide(x: Tensor) -> Tensor:
-        return x.detach().to(torch.promote_types(x.dtype, torch.float32))
-
-    return Tokens(
-        metric=wide(metric[:, inner]),
-        size=size.detach()[:, inner],
-        padding=None if padding is None else padding[:, inner],
-        k=k,
-        block=block,
-        blocks=blocks,
-        hidden=None if hidden is None else wide(hidden[:, inner]),
-        queries=None if queries is None else wide(queries[:, :, inner]),
-        keys=None if keys is None else wide(keys[:, :, inner]),
-        importance=None if importance is None else wide(importance[:, inner]),
-        position=None if position is None else position[:, inner] - inner.start,
-    )
-
-
-def weigh(
-    kept: Tensor,
-    moved: Tensor,
-    target: Tensor,
-    metric: Tensor,
-    size: Tensor,
-    padding: Tensor | None,
-    algorithm: str,
-    k: int,
-    front: int,
-    back: int,
-    block: int = 0,
-    blocks: int = 1,
-    parameters: str = "{}",
-    hidden: Tensor | None = None,
-    queries: Tensor | None = None,
-    keys: Tensor | None = None,
-    importance: Tensor | None = None,
-    position: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """The algorithm's own weights of a match: own (B, N') and mix (B, N', k), for ``combine``.
-
-    Of protected tokens, which are alone, they are 1 and 0. Arguments as of ``match``.
-    """
-    inner = slice(front, metric.shape[1] - back)
-    asked = (hidden, queries, keys, importance, position)
-    groups = kept.shape[1]
-    found = Match(kept[:, front : groups - back] - front, moved - front, target - front)
-    weights = ALGORITHMS[algorithm].weights
-    assert weights is not None, f"{algorithm} weighs by size"
-    with full_precision(metric):
-        seen = _tokens(metric, size, padding, k, inner, block, blocks, asked)
-        own, mix = weights(seen, found, **_all_parameters(algorithm, parameters))
-        if mix.dim() == 2:
-            mix = joins(groups - front - back, found.target) * mix.unsqueeze(1)
-    own, mix = own.to(seen.metric.dtype), mix.to(seen.metric.dtype)
-    own = torch.nn.functional.pad(own, (front, back), value=1.0)
-    return own, torch.nn.functional.pad(mix, (0, 0, front, back))
 
 
 def combine(x: Tensor, kept: Tensor, moved: Tensor, own: Tensor, mix: Tensor) -> Tensor:
@@ -167,42 +43,6 @@ def combine(x: Tensor, kept: Tensor, moved: Tensor, own: Tensor, mix: Tensor) ->
         lost = counts @ values.isnan().to(wide)
         merged = merged + torch.where(beyond == 0, 0, beyond * torch.inf)
         return torch.where(lost > 0, torch.nan, merged).to(x.dtype)
-
-
-def importance(
-    queries: Tensor, keys: Tensor, size: Tensor, padding: Tensor | None, front: int
-) -> Tensor:
-    """The attention (B, N) that the first token's query pays to each, mean over heads; in O(N·D).
-
-    Args:
-        queries: (B, H, N, D).
-        keys: (B, G, N, D), H a multiple of G.
-        size: (B, N), of which the logarithm is added to the scores.
-        padding: (B, N) bool, tokens that get none.
-        front: how many tokens are protected; if none is, the mean query asks.
-    """
-    with full_precision(keys):
-        batch, groups, tokens, width = keys.shape
-        wide = torch.promote_types(keys.dtype, torch.float32)
-        queries, keys, weight = (x.detach().to(wide) for x in (queries, keys, size))
-        if padding is not None:
-            weight = weight.masked_fill(padding, 0)
-        if front > 0:
-            asking = queries[:, :, 0]
-        else:
-            share = weight / weight.sum(-1, keepdim=True).clamp(min=1)
-            asking = (queries * share.view(batch, 1, tokens, 1)).sum(2)
-        scores = asking.reshape(batch, groups, -1, width) @ keys.transpose(2, 3) * width**-0.5
-        scores = scores.reshape(batch, -1, tokens) + size.to(wide).log().unsqueeze(1)
-        if padding is not None:
-            scores = scores.masked_fill(padding.unsqueeze(1), torch.finfo(wide).min)
-        return scores.softmax(-1).mean(1)
-
-
-def joins(groups: int, target: Tensor) -> Tensor:
-    """(B, N', k) bool: does the moved token (last axis) join the group?"""
-    group = torch.arange(groups, device=target.device)
-    return group.view(1, -1, 1) == target.unsqueeze(1)
 
 
 def merge_size(size: Tensor, kept: Tensor, moved: Tensor, target: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import statically_known_true, sym_and
 from torch.overrides import TorchFunctionMode
 
-from pitome_fx import ops
+from pitome_fx import matching
 
 MAX_DOUBLINGS = 24
 """Doublings that span any symbolic number of tokens."""
@@ -115,35 +115,35 @@ class _PortableCalls(TorchFunctionMode):
 def match(metric: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
     """The registered algorithm itself; orders and picks in it are made portable."""
     with _PortableCalls():
-        return ops.match(metric, *rest)
+        return matching.match(metric, *rest)
 
 
 def weigh(kept: Tensor, moved: Tensor, target: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     """The registered algorithm's own weights; orders and picks in them are made portable."""
     with _PortableCalls():
-        return ops.weigh(kept, moved, target, *rest)
+        return matching.weigh(kept, moved, target, *rest)
 
 
 def combine(x: Tensor, kept: Tensor, moved: Tensor, own: Tensor, mix: Tensor) -> Tensor:
     """own·x_kept + mix·x_moved: x (B, N, F) → (B, N', F)."""
     wide = torch.promote_types(x.dtype, torch.float32)
-    with ops.full_precision(x):
+    with matching.full_precision(x):
         joined = _sum_in_groups(mix.to(wide), rows(x, moved).to(wide))
         return (rows(x, kept).to(wide) * own.to(wide).unsqueeze(-1) + joined).to(x.dtype)
 
 
 def merge_size(size: Tensor, kept: Tensor, moved: Tensor, target: Tensor) -> Tensor:
     """Sizes (B, N') of the groups that tokens of sizes (B, N) form."""
-    joining = ops.joins(kept.shape[1], target) * rows(size, moved).unsqueeze(1)
+    joining = matching.joins(kept.shape[1], target) * rows(size, moved).unsqueeze(1)
     return rows(size, kept) + joining.sum(-1)
 
 
 def merge(x: Tensor, size: Tensor, kept: Tensor, moved: Tensor, target: Tensor) -> Tensor:
     """Size-weighted mean of each group: x (B, N, F) → (B, N', F)."""
     wide = torch.promote_types(x.dtype, torch.float32)
-    with ops.full_precision(x):
+    with matching.full_precision(x):
         weight = size.to(wide)
-        joining = ops.joins(kept.shape[1], target) * rows(weight, moved).unsqueeze(1)
+        joining = matching.joins(kept.shape[1], target) * rows(weight, moved).unsqueeze(1)
         total = rows(weight, kept) + joining.sum(-1)
         share = joining / total.unsqueeze(-1)
         own = 1 - share.sum(-1, keepdim=True)
@@ -170,7 +170,7 @@ def assignment(kept: Tensor, moved: Tensor, target: Tensor) -> Tensor:
     batch, groups = kept.shape
     index = torch.cat([kept, moved], 1)
     group = torch.arange(groups, device=kept.device).expand(batch, -1)
-    place = ops.joins(index.shape[1], index).to(torch.float32).argmax(-1)
+    place = matching.joins(index.shape[1], index).to(torch.float32).argmax(-1)
     return rows(torch.cat([group, target], 1), place)
 
 
@@ -180,9 +180,9 @@ def project(x: Tensor, assign: Tensor, size: Tensor) -> Tensor:
     As in ``ops``, one member plus the mean distance from it; here the first member.
     """
     wide = torch.promote_types(x.dtype, torch.float32)
-    with ops.full_precision(x):
+    with matching.full_precision(x):
         values = x.to(wide)
-        belongs = ops.joins(size.shape[1], assign).to(wide)
+        belongs = matching.joins(size.shape[1], assign).to(wide)
         first = rows(values, belongs.argmax(-1)).detach()
         member = torch.where(first.abs() < torch.inf, first, 0)
         share = rows(1 / size.to(wide), assign).unsqueeze(-1)
@@ -193,13 +193,15 @@ def project(x: Tensor, assign: Tensor, size: Tensor) -> Tensor:
 def group_logsumexp(bias: Tensor, assign: Tensor, size: Tensor) -> Tensor:
     """log Σ exp over the members of each group: bias (B, N, F) → (B, N', F)."""
     wide = torch.promote_types(bias.dtype, torch.float32)
-    with ops.full_precision(bias):
+    with matching.full_precision(bias):
         values = bias.to(wide)
         highest = _highest(values.detach(), assign, size.shape[1])
         known = highest.abs() < torch.inf
         peak = torch.where(known, highest, 0)
         terms = torch.exp(values - rows(peak, assign))
-        total = ops.joins(size.shape[1], assign).to(wide) @ torch.where(terms < torch.inf, terms, 0)
+        total = matching.joins(size.shape[1], assign).to(wide) @ torch.where(
+            terms < torch.inf, terms, 0
+        )
         log_total = torch.where(known, total, 1).log() + peak
         return torch.where(known, log_total, highest).to(bias.dtype)
 
@@ -229,7 +231,7 @@ PORTABLE: dict[str, Callable[..., Any]] = {
     "match": match,
     "weigh": weigh,
     "combine": combine,
-    "importance": ops.importance,
+    "importance": matching.importance,
     "merge_size": merge_size,
     "merge": merge,
     "assignment": assignment,

@@ -9,7 +9,17 @@ import pitome_fx
 ROOT = Path(pitome_fx.__file__).parent
 
 ORDER = (
-    ("errors", "algorithms", "groups", "lowerings", "options", "ops", "portable", "report"),
+    (
+        "errors",
+        "algorithms",
+        "groups",
+        "lowerings",
+        "matching",
+        "options",
+        "ops",
+        "portable",
+        "report",
+    ),
     ("passes.failures",),
     ("passes.aten",),
     ("passes.tokens",),

@@ -77,7 +77,7 @@ MUTANTS = [
     ),
     Mutant(
         "targets are off by the protected tokens",
-        "pitome_fx/ops.py",
+        "pitome_fx/matching.py",
         "return kept, found.moved + front, found.target + front",
         "return kept, found.moved + front, found.target",
         OPS,
