@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pitome_fx import ALGORITHMS, Match
+from tests.support.blocks import by_hand
 from tests.support.matching import call, match
-from tests.support.models import bert, timm_vit
-from tests.support.oracle import pitome_nodes, transformed
+from tests.support.models import bert, encoder, timm_vit
+from tests.support.oracle import assert_keeps_the_law, pitome_nodes, transformed
 from tests.support.reference import MATCHINGS, partition
 
 NAMES = sorted(ALGORITHMS)
@@ -219,3 +220,70 @@ def test_too_few_tokens_to_merge_stay(name: str, tokens: int, padded: bool) -> N
     found = torch.ops.pitome.match(*call(name, metric, size, padding, 0, 1, 0))
     assert found[0].sort(1).values.tolist() == [list(range(tokens + 1))] * 2
     assert found[1].numel() == found[2].numel() == 0
+
+
+@pytest.mark.parametrize("padded", [False, True], ids=["", "padded"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_model_merged_by_it_keeps_the_law(name: str, padded: bool) -> None:
+    """With a class token and without; the oracle computes by itself what the algorithm asks for."""
+    case = (encoder(padded=True) if padded else by_hand()).to(torch.float64)
+    blocks = {"blocks": [0, 1, 2]}
+    done = assert_keeps_the_law(case, algorithm=name, ratio=0.7, min_tokens=4, **blocks)
+    assert len(done.assignments) >= 2
+
+
+IMPORTANT = ("evit", "msvit", "gtp", "mctf")
+
+
+@pytest.mark.parametrize("name", IMPORTANT)
+def test_importance_is_asked_of_the_class_token_in_time_linear_in_tokens(name: str) -> None:
+    graph = transformed(by_hand(), algorithm=name, ratio=0.8)
+    (asked, *_) = pitome_nodes(graph, "importance")
+    shapes = [x.meta["val"].shape for x in asked.all_input_nodes[:2]]
+    assert shapes[0] == shapes[1] and asked.args[-1] == 1
+    assert not pitome_nodes(transformed(by_hand(), ratio=0.8), "importance")
+
+
+def test_importance_is_what_the_class_token_attends_to() -> None:
+    """Heads that share keys too, and no attention to padding."""
+    queries, keys = torch.randn(2, 4, 9, 8), torch.randn(2, 2, 9, 8)
+    size = torch.randint(1, 4, (2, 9)).float()
+    padding = torch.arange(9).expand(2, -1) >= 7
+    found = torch.ops.pitome.importance(queries, keys, size, padding, 1)
+    bias = size.log().masked_fill(padding, -torch.inf)[:, None, None]
+    scores = queries[:, :, :1] @ keys.repeat_interleave(2, 1).mT / 8**0.5 + bias
+    torch.testing.assert_close(found, scores.softmax(-1).mean(1)[:, 0])
+    assert float(found[:, 7:].max()) == 0
+
+
+@pytest.mark.parametrize("name", ["evit", "msvit", "dpc-knn", "ailurus"])
+def test_some_remove_all_but_one(name: str) -> None:
+    case = by_hand()
+    done = assert_keeps_the_law(case.to(torch.float64), algorithm=name, ratio=0.05, blocks=[0])
+    # The class token, and a twentieth of the 24 others.
+    assert int(done.assignments[0].max()) + 1 == 3
+
+
+def test_pruning_keeps_what_stays() -> None:
+    """The first half of ToFu's blocks: no value is mixed with another."""
+    metric, size = torch.randn(2, 12, 5), torch.ones(2, 12)
+    deciding = call("tofu", metric, size, None, 4, 1, 0)
+    kept, moved, target = torch.ops.pitome.match(*deciding)
+    own, mix = torch.ops.pitome.weigh(kept, moved, target, *deciding)
+    assert bool((own == 1).all()) and not bool(mix.any())
+    combined = torch.ops.pitome.combine(metric, kept, moved, own, mix)
+    assert torch.equal(combined, metric.gather(1, kept.unsqueeze(-1).expand(-1, -1, 5)))
+
+
+def test_a_fused_mean_has_the_norm_of_its_longest_member() -> None:
+    """MLERP, in the second half of ToFu's blocks."""
+    metric, size = torch.randn(2, 12, 5), torch.ones(2, 12)
+    deciding = call("tofu", metric, size, None, 6, 0, 0, pruned=0.0)
+    step = torch.ops.pitome.match(*deciding)
+    weights = torch.ops.pitome.weigh(*step, *deciding)
+    norms = torch.ops.pitome.combine(metric, *step[:2], *weights).norm(dim=-1)
+    group = torch.ops.pitome.assignment(*step)
+    for item in range(2):
+        for g in range(6):
+            longest = metric[item, group[item] == g].norm(dim=-1).max()
+            torch.testing.assert_close(norms[item, g], longest)

@@ -113,10 +113,15 @@ def keep_highest(score: Tensor, tokens: Tokens) -> tuple[Tensor, Tensor]:
 
 
 def every_cosine(units: Tensor, padding: Tensor | None) -> Tensor:
-    """Cosines (B, T, T) of each token to all others; −∞ to itself, and between the kinds."""
+    """Cosines (B, T, T) of each token to all others; −∞ to itself, and between the kinds.
+
+    Those of i to j and of j to i are one number: that two tokens are each other's nearest must not
+    hang on rounding.
+    """
     place = torch.arange(units.shape[1], device=units.device)
     everywhere = place.expand(units.shape[:2])
     cos = cosines(units, everywhere, everywhere, padding)
+    cos = torch.maximum(cos, cos.transpose(1, 2))
     return cos.masked_fill(place.unsqueeze(1) == place, -torch.inf)
 
 

@@ -41,6 +41,8 @@ def distances(tokens: Tokens) -> Tensor:
     squares = x.square().sum(-1)
     product = x @ x.transpose(1, 2)
     apart = (squares.unsqueeze(1) + squares.unsqueeze(2) - 2 * product).clamp(min=0) / x.shape[-1]
+    # One number for both directions, so that no order hangs on rounding.
+    apart = torch.maximum(apart, apart.transpose(1, 2))
     place = torch.arange(x.shape[1], device=x.device).expand(x.shape[:2])
     return -within_kinds(-apart.sqrt(), place, place, tokens.padding)
 
