@@ -75,6 +75,20 @@ def test_the_distance_is_the_users(case: Case) -> None:
     assert set(seen) == {(4, 5)}
 
 
+def test_where_the_schedule_is_worse_the_same_amount_everywhere_is_returned(case: Case) -> None:
+    """The first thing measured is the same amount in every block, the last the schedule."""
+    changes = iter([0.0, *[1.0] * 99])
+    found = calibrate(
+        case.model,
+        case.args,
+        flops=0.8,
+        progress=False,
+        distance=lambda found, dense: next(changes),
+        algorithm="tome",
+    )
+    assert found.flops == 0.8 and found.schedule is None
+
+
 @pytest.mark.parametrize("amount", [{"ratio": 0.9}, {"r": 2}, {"schedule": [0.9]}, {"blocks": [0]}])
 def test_the_amount_is_what_it_finds(case: Case, amount: dict[str, Any]) -> None:
     with pytest.raises(OptionsError, match="leave it out"):

@@ -8,7 +8,7 @@ MUTANTS = [
         "passes/plan/planning.py",
         "index, is_padded = stream.index(block), block.axis in padded",
         "index, is_padded = stream.index(block), False",
-        "tests/properties/test_programs.py",
+        "tests/properties/test_programs.py::test_programs_that_once_failed",
     ),
     Mutant(
         "what is too short is decided for one length",

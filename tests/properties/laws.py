@@ -107,6 +107,8 @@ def padding_apart(trial: Trial, program: Program) -> bool:
     told = all(hides_padding(attention) for attention in program.attentions())
     # Correlations of the tokens with themselves are linear attention.
     told = told and "correlation" not in program.mixers()
+    # Slots attend to all tokens, and nobody tells them either.
+    told = told and not any(kind.startswith("slots") for kind in program.mixers())
     # Which of two streams merges is told by its number of tokens.
     apart = program.other != program.total
     if trial.outcome.rewritten is None or not program.hidden or not told or not apart:
