@@ -143,9 +143,9 @@ FOUND: list[tuple[Program, Options]] = [
     ),
     # A block whose results nobody reads.
     (Program((Save(), *BLOCK, Swap(), *BLOCK)), {"min_tokens": 2, "ratio": 0.75, "pays": True}),
-    # Of three padding tokens and three others no more than a pair each can merge.
+    # Of three padding tokens and one other only two can merge, though half would be two pairs.
     (
-        Program((Residual(Attention(mask="bool")), Residual(Mlp())), tokens=6, hidden=(3,)),
+        Program((Residual(Attention(mask="bool")), Residual(Mlp())), tokens=4, hidden=(3,)),
         {"min_tokens": 2, "ratio": 0.5, "algorithm": "pitome", "pays": True},
     ),
     # A single query that pools tokens, to which a single token was joined.
