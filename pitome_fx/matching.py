@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pitome_fx.algorithms import ALGORITHMS, Match, Tokens
+from pitome_fx.algorithms.common import joins
 
 
 def full_precision(x: Tensor) -> AbstractContextManager[None]:
@@ -24,12 +25,6 @@ def full_precision(x: Tensor) -> AbstractContextManager[None]:
     if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
         return torch.autocast(kind, enabled=False)
     return nullcontext()
-
-
-def joins(groups: int, target: Tensor) -> Tensor:
-    """(B, N', k) bool: does the moved token (last axis) join the group?"""
-    group = torch.arange(groups, device=target.device)
-    return group.view(1, -1, 1) == target.unsqueeze(1)
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from torch.fx.experimental.proxy_tensor import (
     track_tensor_tree,
 )
 
-from pitome_fx.algorithms.common import take
-from pitome_fx.matching import full_precision, importance, joins, match, weigh
+from pitome_fx.algorithms.common import joins, take
+from pitome_fx.matching import full_precision, importance, match, weigh
 
 LIBRARY = torch.library.Library("pitome", "DEF")
 

@@ -18,6 +18,7 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true, sym_and
 from torch.overrides import TorchFunctionMode
 
 from pitome_fx import matching
+from pitome_fx.algorithms.common import joins
 
 MAX_DOUBLINGS = 24
 """Doublings that span any symbolic number of tokens."""
@@ -134,7 +135,7 @@ def combine(x: Tensor, kept: Tensor, moved: Tensor, own: Tensor, mix: Tensor) ->
 
 def merge_size(size: Tensor, kept: Tensor, moved: Tensor, target: Tensor) -> Tensor:
     """Sizes (B, N') of the groups that tokens of sizes (B, N) form."""
-    joining = matching.joins(kept.shape[1], target) * rows(size, moved).unsqueeze(1)
+    joining = joins(kept.shape[1], target) * rows(size, moved).unsqueeze(1)
     return rows(size, kept) + joining.sum(-1)
 
 
@@ -143,7 +144,7 @@ def merge(x: Tensor, size: Tensor, kept: Tensor, moved: Tensor, target: Tensor) 
     wide = torch.promote_types(x.dtype, torch.float32)
     with matching.full_precision(x):
         weight = size.to(wide)
-        joining = matching.joins(kept.shape[1], target) * rows(weight, moved).unsqueeze(1)
+        joining = joins(kept.shape[1], target) * rows(weight, moved).unsqueeze(1)
         total = rows(weight, kept) + joining.sum(-1)
         share = joining / total.unsqueeze(-1)
         own = 1 - share.sum(-1, keepdim=True)
@@ -170,7 +171,7 @@ def assignment(kept: Tensor, moved: Tensor, target: Tensor) -> Tensor:
     batch, groups = kept.shape
     index = torch.cat([kept, moved], 1)
     group = torch.arange(groups, device=kept.device).expand(batch, -1)
-    place = matching.joins(index.shape[1], index).to(torch.float32).argmax(-1)
+    place = joins(index.shape[1], index).to(torch.float32).argmax(-1)
     return rows(torch.cat([group, target], 1), place)
 
 
@@ -182,7 +183,7 @@ def project(x: Tensor, assign: Tensor, size: Tensor) -> Tensor:
     wide = torch.promote_types(x.dtype, torch.float32)
     with matching.full_precision(x):
         values = x.to(wide)
-        belongs = matching.joins(size.shape[1], assign).to(wide)
+        belongs = joins(size.shape[1], assign).to(wide)
         first = rows(values, belongs.argmax(-1)).detach()
         member = torch.where(first.abs() < torch.inf, first, 0)
         share = rows(1 / size.to(wide), assign).unsqueeze(-1)
@@ -199,9 +200,7 @@ def group_logsumexp(bias: Tensor, assign: Tensor, size: Tensor) -> Tensor:
         known = highest.abs() < torch.inf
         peak = torch.where(known, highest, 0)
         terms = torch.exp(values - rows(peak, assign))
-        total = matching.joins(size.shape[1], assign).to(wide) @ torch.where(
-            terms < torch.inf, terms, 0
-        )
+        total = joins(size.shape[1], assign).to(wide) @ torch.where(terms < torch.inf, terms, 0)
         log_total = torch.where(known, total, 1).log() + peak
         return torch.where(known, log_total, highest).to(bias.dtype)
 

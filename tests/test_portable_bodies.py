@@ -116,6 +116,7 @@ class TestBodies:
         wanted = torch.sort(x, descending=descending, stable=True)
         found = portable.sort(x, -1, descending)
         # The NaN drawn are to come in the same places.
+        # Bit for bit; NaN is one of the values that are sorted.
         torch.testing.assert_close(found.values, wanted.values, rtol=0, atol=0, equal_nan=True)
         assert torch.equal(found.indices, wanted.indices)
         down = portable.argsort(x, 0, descending)

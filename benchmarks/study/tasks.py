@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import pitome_fx
 from benchmarks.study.measures import Probe, nearest_right, neighbour_agreement
-from benchmarks.study.models import as_images, dino, dino_state, sentences
+from benchmarks.study.models import Dino, as_images, dino, dino_state, sentences
 from benchmarks.study.sources import FOLDER, fashion, paragraphs, photographs
 
 HALVES = ("choose", "confirm")
@@ -30,6 +30,12 @@ def prepared(name: str, make: Callable[[], Any]) -> Any:
         torch.save(value, aside)
         aside.rename(file)
     return torch.load(file)
+
+
+def dino_in_half(image: int) -> Dino:
+    """DINOv2-S/14 with weights rounded to float16, as they were measured."""
+    state = prepared("dino-half", lambda: {k: v.half() for k, v in dino_state().items()})
+    return dino(image, state)
 
 
 class Task:
@@ -64,8 +70,7 @@ class Fashion(Task):
     def __init__(self, device: torch.device, train: int, test: int, batch: int = 50) -> None:
         super().__init__(device)
         self.train, self.test, self.batch = train, test, batch
-        state = prepared("dino-half", lambda: {k: v.half() for k, v in dino_state().items()})
-        self.model = dino(168, state).to(device)
+        self.model = dino_in_half(168).to(device)
 
     @torch.no_grad()
     def features(self, images: Tensor, options: Mapping[str, Any]) -> Tensor:
@@ -108,8 +113,7 @@ class Photographs(Task):
 
     def __init__(self, device: torch.device) -> None:
         super().__init__(device)
-        state = prepared("dino-half", lambda: {k: v.half() for k, v in dino_state().items()})
-        self.model = dino(224, state).to(device)
+        self.model = dino_in_half(224).to(device)
         self.images = as_images(prepared("photographs", photographs).to(device), 224)
 
     @cached_property

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from pitome_fx.algorithms.common import rank
 from pitome_fx.algorithms.dpc_knn import clustered, distances, once
 from pitome_fx.algorithms.parameters import Count, Weight
 from pitome_fx.algorithms.registry import Match, Tokens, register
@@ -29,7 +30,7 @@ def ailurus(
     count = tokens.metric.shape[1]
     columns = width or round(count**0.5) if isinstance(count, int) else width
     apart = squared_spread(tokens.position, columns or 1)
-    rank = torch.argsort(torch.argsort(apart, stable=True), stable=True).to(tokens.metric.dtype)
+    place = rank(apart).to(tokens.metric.dtype)
     # Symmetric, as a distance is.
-    rank = torch.maximum(rank, rank.transpose(1, 2))
-    return clustered(distances(tokens) * (1 + spatial * rank / count), tokens, neighbours)
+    place = torch.maximum(place, place.transpose(1, 2))
+    return clustered(distances(tokens) * (1 + spatial * place / count), tokens, neighbours)

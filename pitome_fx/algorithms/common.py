@@ -18,6 +18,18 @@ def take(x: Tensor, index: Tensor) -> Tensor:
     return x.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
 
 
+def joins(groups: int, target: Tensor) -> Tensor:
+    """(B, N', k) bool: does the moved token (last axis) join the group?"""
+    group = torch.arange(groups, device=target.device)
+    return group.view(1, -1, 1) == target.unsqueeze(1)
+
+
+def rank(x: Tensor, descending: bool = False) -> Tensor:
+    """Place of each entry in the order of the last axis, equals by position."""
+    order = torch.argsort(x, dim=-1, descending=descending, stable=True)
+    return torch.argsort(order, dim=-1, stable=True)
+
+
 def falling_margin(tokens: Tokens, margin: float) -> float:
     """m = margin − margin·i/L: deeper blocks count more tokens as similar (PiToMe, Eq. 4)."""
     return margin - margin * tokens.block / tokens.blocks
@@ -94,6 +106,19 @@ def best_edges(order: Tensor, scores: Tensor, tokens: Tokens) -> Match:
     merging, staying = by_strength[:, : tokens.k], by_strength[:, tokens.k :]
     kept = torch.cat([a.gather(1, staying), b], 1)
     return Match(kept, a.gather(1, merging), staying.shape[1] + best.gather(1, merging))
+
+
+def facing_edges(order: Tensor, strength: Tensor, tokens: Tokens) -> Match:
+    """The 1st of an order may join the 2nd, the 3rd the 4th…; the k strongest pairs do.
+
+    Args:
+        strength: (B, ⌈T/2⌉) of each pair, or (1, ⌈T/2⌉) of those of every item.
+    """
+    a, b = order[:, 0::2], order[:, 1::2]
+    place = torch.arange(a.shape[1], device=a.device)
+    facing = place.unsqueeze(1) == place[: b.shape[1]]
+    scores = torch.where(facing, strength.expand(a.shape).unsqueeze(2), -torch.inf)
+    return best_edges(order, within_kinds(scores, a, b, tokens.padding), tokens)
 
 
 def keep_highest(score: Tensor, tokens: Tokens) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,15 @@
 
 import torch
 
-from pitome_fx.algorithms.common import cosines, every_cosine, highest, keep_highest, nearest, unit
+from pitome_fx.algorithms.common import (
+    cosines,
+    every_cosine,
+    highest,
+    keep_highest,
+    nearest,
+    rank,
+    unit,
+)
 from pitome_fx.algorithms.registry import Match, Tokens, register
 
 
@@ -16,8 +24,8 @@ def crossget(tokens: Tokens) -> Match:
     units = unit(tokens.metric)
     cos = every_cosine(units, tokens.padding)
     best = highest(cos, -torch.inf)
-    rank = torch.argsort(torch.argsort(best, dim=-1, descending=True, stable=True), stable=True)
-    lower = rank.unsqueeze(2) < rank.unsqueeze(1)
+    place = rank(best, descending=True)
+    lower = place.unsqueeze(2) < place.unsqueeze(1)
     edge = highest(cos.masked_fill(~lower, -torch.inf), -torch.inf)
     kept, moved = keep_highest(-edge, tokens)
     return Match(kept, moved, nearest(cosines(units, moved, kept, tokens.padding)))

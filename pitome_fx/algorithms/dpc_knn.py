@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from pitome_fx.algorithms.common import highest, keep_highest, nearest, take, within_kinds
+from pitome_fx.algorithms.common import highest, keep_highest, nearest, rank, take, within_kinds
 from pitome_fx.algorithms.parameters import Count
 from pitome_fx.algorithms.registry import Match, Tokens, register
 
@@ -26,8 +26,8 @@ def clustered(distance: Tensor, tokens: Tokens, neighbours: int) -> Match:
     known = near.isfinite()
     squares = torch.where(known, near, 0).square().sum(-1) / known.sum(-1).clamp(min=1)
     density = torch.exp(-squares)
-    rank = torch.argsort(torch.argsort(density, dim=-1, descending=True, stable=True), stable=True)
-    higher = rank.unsqueeze(1) < rank.unsqueeze(2)
+    place = rank(density, descending=True)
+    higher = place.unsqueeze(1) < place.unsqueeze(2)
     gap = -highest(torch.where(higher, -distance, -torch.inf), -torch.inf)
     farthest = highest(torch.where(distance.isfinite(), distance, 0).flatten(1), 0).unsqueeze(-1)
     kept, moved = keep_highest(density * torch.minimum(gap, farthest), tokens)

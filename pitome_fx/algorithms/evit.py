@@ -2,7 +2,7 @@
 
 import torch
 
-from pitome_fx.algorithms.common import keep_highest
+from pitome_fx.algorithms.common import joins, keep_highest
 from pitome_fx.algorithms.registry import Match, Tokens, Weights, register
 
 
@@ -10,9 +10,9 @@ def attention_weighted(tokens: Tokens, match: Match) -> Weights:
     """The mean of a group's tokens, each weighted by the attention that it gets."""
     assert tokens.importance is not None
     weight = tokens.importance.clamp(min=1e-12)
-    groups = torch.arange(match.kept.shape[1], device=match.kept.device)
-    joins = groups.view(1, -1, 1) == match.target.unsqueeze(1)
-    own, share = weight.gather(1, match.kept), joins * weight.gather(1, match.moved).unsqueeze(1)
+    own = weight.gather(1, match.kept)
+    joining = joins(match.kept.shape[1], match.target)
+    share = joining * weight.gather(1, match.moved).unsqueeze(1)
     total = own + share.sum(-1)
     return Weights(own / total, share / total.unsqueeze(-1))
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from pitome_fx.algorithms.common import cosines, every_cosine, keep_highest, nearest, unit
+from pitome_fx.algorithms.common import cosines, every_cosine, keep_highest, nearest, rank, unit
 from pitome_fx.algorithms.parameters import Count, Weight
 from pitome_fx.algorithms.registry import Match, Tokens, Weights, register
 
@@ -22,8 +22,7 @@ def propagation(tokens: Tokens, match: Match, *, alpha: float, neighbours: int) 
 def _graph(tokens: Tokens, neighbours: int) -> Tensor:
     """Symmetric cosines (B, T, T) of each token to its most similar ones, 0 to all others."""
     cos = every_cosine(unit(tokens.metric), tokens.padding)
-    rank = torch.argsort(torch.argsort(cos, descending=True, stable=True), stable=True)
-    near = (rank < neighbours) & (cos > 0)
+    near = (rank(cos, descending=True) < neighbours) & (cos > 0)
     return torch.where(near | near.transpose(1, 2), cos, 0.0)
 
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from pitome_fx.algorithms.common import best_edges, merge_order, within_kinds
+from pitome_fx.algorithms.common import facing_edges, merge_order
 from pitome_fx.algorithms.registry import Match, Tokens, register
 
 
@@ -14,8 +14,4 @@ def random(tokens: Tokens, *, seed: int = 0) -> Match:
     noise = torch.sin(drawn) * 43758.5453
     noise = (noise - noise.floor()).expand(tokens.metric.shape[:2])
     order = merge_order(noise, tokens.padding)
-    a, b = order[:, 0::2], order[:, 1::2]
-    itself = torch.arange(a.shape[1], device=a.device).unsqueeze(1)
-    facing = itself == torch.arange(b.shape[1], device=a.device)
-    scores = torch.where(facing, noise.gather(1, a).unsqueeze(2), -torch.inf)
-    return best_edges(order, within_kinds(scores, a, b, tokens.padding), tokens)
+    return facing_edges(order, noise.gather(1, order[:, 0::2]), tokens)

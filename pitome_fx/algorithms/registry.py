@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 from torch import Tensor
 
@@ -74,38 +74,21 @@ class Weights(NamedTuple):
     mix: Tensor
 
 
-class MatchFunction(Protocol):
-    """Signature of an algorithm: ``(tokens, *, parameter=default, …) -> Match``.
-
-    A padding token and a real one must never share a group. The result must be deterministic, and
-    of one item must not depend on the others of its batch.
-    """
-
-    def __call__(self, tokens: Tokens, /) -> Match: ...
-
-
-class WeightFunction(Protocol):
-    """Signature of an algorithm's weights: ``(tokens, match, *, parameter=default, …)``.
-
-    It is given the parameters of the algorithm. Of padding and real tokens neither may have weight
-    in a group of the other.
-    """
-
-    def __call__(self, tokens: Tokens, match: Match, /, **parameters: Any) -> Weights: ...
-
-
 @dataclass(frozen=True)
 class Algorithm:
     """A registered algorithm.
 
     Attributes:
-        match: who merges with whom.
+        match: who merges with whom, ``(tokens, *, parameter=default, …)``. A padding token and a
+            real one must never share a group; the result must be deterministic, and of one item
+            must not depend on the others of its batch.
         parameters: its own, by name.
         needs: what it asks for beside metric, size and padding.
         metric: what tokens are compared by unless the options say otherwise.
         removes: at most ``"half"`` of the tokens, as any split in two does, or ``"all but one"``.
         blocks: which of L blocks merge unless the options say so; None for all.
-        weights: group values other than the size-weighted mean; None for that.
+        weights: group values other than the size-weighted mean, ``(tokens, match, **parameters)``;
+            None for that. Padding and real tokens have no weight in each other's groups.
     """
 
     name: str

@@ -2,7 +2,7 @@
 
 import torch
 
-from pitome_fx.algorithms.common import take
+from pitome_fx.algorithms.common import joins, take
 from pitome_fx.algorithms.registry import Match, Tokens, Weights, register
 from pitome_fx.algorithms.tome import tome
 
@@ -13,12 +13,11 @@ def fusion(tokens: Tokens, match: Match, *, pruned: float) -> Weights:
     MLERP: the size-weighted mean of a group, scaled to the largest norm among its members.
     """
     assert tokens.hidden is not None
-    groups = torch.arange(match.kept.shape[1], device=match.kept.device)
-    joins = groups.view(1, -1, 1) == match.target.unsqueeze(1)
+    joining = joins(match.kept.shape[1], match.target)
     if tokens.block < pruned * tokens.blocks:
-        return Weights(torch.ones_like(tokens.size.gather(1, match.kept)), 0.0 * joins)
+        return Weights(torch.ones_like(tokens.size.gather(1, match.kept)), 0.0 * joining)
     own, moving = tokens.size.gather(1, match.kept), tokens.size.gather(1, match.moved)
-    share = joins * moving.unsqueeze(1)
+    share = joining * moving.unsqueeze(1)
     total = own + share.sum(-1)
     own, share = own / total, share / total.unsqueeze(-1)
     hidden = tokens.hidden.nan_to_num(0, 0, 0)
@@ -26,10 +25,10 @@ def fusion(tokens: Tokens, match: Match, *, pruned: float) -> Weights:
     mean = (own.unsqueeze(-1) * kept + share.to(kept.dtype) @ moved).norm(dim=-1)
     longest = kept.norm(dim=-1)
     if match.moved.shape[1]:
-        members = (joins * moved.norm(dim=-1).unsqueeze(1)).amax(-1)
+        members = (joining * moved.norm(dim=-1).unsqueeze(1)).amax(-1)
         longest = torch.maximum(longest, members)
     # A group of one keeps its value exactly.
-    scale = torch.where(joins.any(-1) & (mean > 0), longest / mean, 1.0)
+    scale = torch.where(joining.any(-1) & (mean > 0), longest / mean, 1.0)
     return Weights(own * scale, share * scale.unsqueeze(-1))
 
 

@@ -123,6 +123,8 @@ class _Calibration:
         bar: Progress,
     ) -> None:
         self.model, self.calls, self.target = model, calls, target
+        # Traced once: every schedule that is tried starts from it.
+        self.exported = export(model, calls[0], None)
         self.distance, self.bar = distance, bar
         self.dense = [model(*call) for call in calls]
         self.task = bar.add_task("", total=None)
@@ -158,9 +160,10 @@ class _Calibration:
         self.bar.advance(self.task)
         return sum(found) / len(found)
 
-    def _merged(self, options: Options) -> nn.Module:
+    def _merged(self, options: Options) -> Callable[..., Any]:
         fields = {key: getattr(options, key) for key in options.__dataclass_fields__}
-        return merged_with(self.model, self.calls[0], **{**fields, "form": "aten", "strict": False})
+        given = {**fields, "form": "aten", "strict": False}
+        return merged_with(self.exported, **given).module()
 
     def sensitivity(self, options: Options, block: int, blocks: int) -> Sensitivity:
         """Of the outputs to the merge of one block alone."""
@@ -173,7 +176,7 @@ class _Calibration:
 
     def costs(self, options: Options) -> tuple[Callable[[Sequence[float]], float], int]:
         """FLOPs as a function of the schedule, and how many blocks it is for."""
-        exported = export(self.model, self.calls[0], None)
+        exported = self.exported
         planned = replace(options, flops=self.target)
         with tentative(inputs_of(exported)):
             outcome = pipeline.run(

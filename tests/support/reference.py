@@ -50,11 +50,13 @@ def pitome(keys: Tensor, k: int, margin: float, alpha: float) -> Moves:
 def pitome_elu(keys: Tensor, k: int, margin: float, alpha: float) -> Moves:
     """The energy of the released vision code, ELU(cos − m)."""
 
-    def term(x: float) -> float:
-        return x - margin if x > margin else alpha * (math.exp(x - margin) - 1)
-
-    order = by_energy(keys, term)[: 2 * k]
+    order = by_energy(keys, elu(margin, alpha))[: 2 * k]
     return join_most_similar(keys, order[0::2], order[1::2])
+
+
+def elu(margin: float, alpha: float) -> Callable[[float], float]:
+    """ELU(x − m)."""
+    return lambda x: x - margin if x > margin else alpha * (math.exp(x - margin) - 1)
 
 
 def pitome_text(keys: Tensor, k: int, margin: float, alpha: float) -> Moves:
@@ -81,11 +83,7 @@ def best_edges(keys: Tensor, order: Sequence[int], k: int) -> Moves:
 
 def pitome_bsm(keys: Tensor, k: int, margin: float, alpha: float) -> Moves:
     """The energy of the released vision code orders all tokens."""
-
-    def term(x: float) -> float:
-        return x - margin if x > margin else alpha * (math.exp(x - margin) - 1)
-
-    return best_edges(keys, by_energy(keys, term), k)
+    return best_edges(keys, by_energy(keys, elu(margin, alpha)), k)
 
 
 def pitome_mean(keys: Tensor, k: int, margin: float, alpha: float) -> Moves:
