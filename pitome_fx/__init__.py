@@ -1,5 +1,6 @@
 """Token merging as a compiler pass: ``torch.compile(model, backend="pitome")``."""
 
+from pitome_fx import spectral
 from pitome_fx.algorithms import ALGORITHMS, Match, Tokens, Weights, register
 from pitome_fx.calibration import calibrate
 from pitome_fx.errors import (
@@ -37,5 +38,6 @@ __all__ = [
     "calibrate",
     "explain",
     "register",
+    "spectral",
     "transform",
 ]

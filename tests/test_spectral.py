@@ -1,10 +1,7 @@
 """The spectral claim of PiToMe, as numbers.
 
-Tokens are noisy copies of orthogonal centres; the weights of their graph are W = (1 + cos)/2.
-Merging coarsens the graph, lifting it back gives every pair of tokens the mean weight between
-their groups. The spectral distance is Σ|λ_i − λ_l,i| over the sorted eigenvalues of the normalised
-Laplacians of the two. PiToMe's theorem says that it vanishes with the noise, if clusters differ in
-size by more than the margin.
+Tokens are noisy copies of orthogonal centres. PiToMe's theorem says that the spectral distance of
+merging them vanishes with the noise, if clusters differ in size by more than the margin.
 """
 
 from collections.abc import Sequence
@@ -12,9 +9,10 @@ from collections.abc import Sequence
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from pitome_fx import ALGORITHMS, Match, Tokens
+from pitome_fx import ALGORITHMS, Match, Tokens, spectral
+from pitome_fx.spectral import coarsened, lifted, spectrum, weights_of
+from tests.support.blocks import by_hand
 
 SIZES = [64, 32, 16, 8, 4, 2, 1, 1]
 NOISES = (0.1, 0.01, 0.001)
@@ -55,36 +53,9 @@ def groups_after(tokens: Tensor, algorithm: str, steps: Sequence[int]) -> Tensor
     return group[0]
 
 
-def spectrum(weights: Tensor) -> Tensor:
-    """Sorted eigenvalues of the normalised Laplacian I − D^-1/2 W D^-1/2."""
-    degree = weights.sum(1)
-    laplacian = torch.eye(len(weights)) - weights / (degree.outer(degree)).sqrt()
-    return torch.linalg.eigvalsh((laplacian + laplacian.T) / 2)
-
-
-def weights_of(tokens: Tensor) -> Tensor:
-    """(1 + cos)/2 between any two tokens."""
-    units = F.normalize(tokens, dim=1)
-    return (1 + units @ units.T) / 2
-
-
-def coarsened(weights: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum of the weights between any two groups, and the sizes of the groups."""
-    member = F.one_hot(group).to(weights.dtype)
-    return member.T @ weights @ member, member.sum(0)
-
-
-def lifted(weights: Tensor, group: Tensor) -> Tensor:
-    """Every pair of tokens gets the mean weight between their groups."""
-    total, size = coarsened(weights, group)
-    return (total / size.outer(size))[group][:, group]
-
-
 def distance(tokens: Tensor, algorithm: str, *steps: int) -> float:
     """Spectral distance between the tokens' graph and its coarsening."""
-    weights = weights_of(tokens)
-    group = groups_after(tokens, algorithm, steps)
-    return float((spectrum(weights) - spectrum(lifted(weights, group))).abs().sum())
+    return float(spectral.distance(tokens, groups_after(tokens, algorithm, steps)))
 
 
 @pytest.mark.parametrize("layout", ["random", "even"])
@@ -126,3 +97,15 @@ def test_coarse_spectrum_is_part_of_the_lifted_one() -> None:
 
     by_mean = torch.cat([spectrum(total / size.outer(size)), ones]).sort().values
     assert float((by_mean - wanted).abs().max()) > 1e-2
+
+
+def test_merges_of_a_model_are_measured_where_they_run() -> None:
+    """Copies of a few tokens merge without moving the graph; other tokens do not."""
+    case = by_hand(pool="none", depth=2)
+    distinct = torch.randn(2, 8, 24)
+    how = {"ratio": 0.75, "algorithm": "crossget", "metric": "hidden", "min_tokens": 2}
+    copies = spectral.of_merges(case.model, (distinct.repeat(1, 2, 1),), **how)
+    others = spectral.of_merges(case.model, (torch.randn(2, 16, 24),), **how)
+    assert [x.shape for x in copies] == [(2,), (2,)]
+    assert all(float(x.max()) < 1e-5 for x in copies)
+    assert all(float(x.min()) > 1e-3 for x in others)

@@ -123,10 +123,11 @@ class _Calibration:
         bar: Progress,
     ) -> None:
         self.model, self.calls, self.target = model, calls, target
+        self.distance, self.bar = distance, bar
+        # The model's own errors come first, and not as those of a trace.
+        self.dense = [model(*call) for call in calls]
         # Traced once: every schedule that is tried starts from it.
         self.exported = export(model, calls[0], None)
-        self.distance, self.bar = distance, bar
-        self.dense = [model(*call) for call in calls]
         self.task = bar.add_task("", total=None)
 
     def run(self, tried: Sequence[Options], console: Console | None) -> Options:

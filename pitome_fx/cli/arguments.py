@@ -6,6 +6,7 @@ import argparse
 import ast
 import dataclasses
 import inspect
+import json
 import re
 import typing
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import Any
 
 import pitome_fx
 from pitome_fx import deploy
-from pitome_fx.errors import UsageError
+from pitome_fx.errors import OptionsError, UsageError
 from pitome_fx.options import AMOUNTS, DEFAULT_FLOPS, Options
 
 EPILOG = """\
@@ -31,11 +32,13 @@ examples:
   python -m pitome_fx explain timm:vit_small_patch16_224 --ratio 0.9
   python -m pitome_fx explain hf:bert --set num_hidden_layers=4 --input input_ids=2x64:int64 --json
   python -m pitome_fx export mine.models:classifier --to onnx -o classifier.onnx --flops 0.7
+  python -m pitome_fx calibrate mine.models:classifier --data images.pt --keep 0.6 -o options.json
+  python -m pitome_fx explain mine.models:classifier --options options.json
 """
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The parser of both commands."""
+    """The parser of all commands."""
     parser = argparse.ArgumentParser(
         prog="python -m pitome_fx",
         description="Transformers on merged tokens: see what merges, write it for another runtime.",
@@ -61,6 +64,26 @@ def make_parser() -> argparse.ArgumentParser:
     )
     export.add_argument("--no-check", action="store_true", help="do not run the file once written")
     _add_options(export, without=("lowering", "lowering_options", "form"))
+    about = "find on your own inputs how much to merge where, without labels"
+    calibrate = _add_command(commands, "calibrate", about)
+    calibrate.add_argument(
+        "--data",
+        required=True,
+        metavar="DATA",
+        help="inputs to look at, a few dozen items: a file that torch.save wrote or "
+        "module:callable; a tensor, the arguments of a call, or a list of several such",
+    )
+    calibrate.add_argument(
+        "--keep",
+        type=float,
+        default=DEFAULT_FLOPS,
+        metavar="FLOPS",
+        help=f"fraction of the model's FLOPs to keep, in (0, 1] (default: {DEFAULT_FLOPS})",
+    )
+    calibrate.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="JSON (default: printed)"
+    )
+    _add_options(calibrate, without=(*AMOUNTS, "blocks", "lowering", "lowering_options", "form"))
     return parser
 
 
@@ -103,6 +126,12 @@ def _add_options(command: argparse.ArgumentParser, without: Sequence[str]) -> No
         "Lists are written 0.9,0.8,0.7, an algorithm's parameters margin=0.8,alpha=1. "
         f"Give at most one amount: {', '.join(AMOUNTS)}; with none of them, flops={DEFAULT_FLOPS}.",
     )
+    group.add_argument(
+        "--options",
+        type=Path,
+        metavar="FILE",
+        help="options as JSON, such as calibrate writes; what else is given wins",
+    )
     help_texts = _field_docs()
     for field in dataclasses.fields(Options):
         if field.name in without:
@@ -138,8 +167,30 @@ def options_of(parsed: argparse.Namespace) -> dict[str, Any]:
     options = {
         name: _as_field(value, types[name]) for name, value in vars(parsed).items() if name in types
     }
+    if parsed.options is not None:
+        options = _over(_read(parsed.options), options)
     Options.parse(options)
     return options
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """The options that a file holds."""
+    try:
+        text = file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--options {file}: {error}") from error
+    try:
+        return json.loads(Options.from_json(text).to_json())
+    except OptionsError as error:
+        raise OptionsError(f"--options {file}: {error}") from error
+
+
+def _over(kept: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """What is given in place of what a file holds; one amount replaces another."""
+    gone = set(AMOUNTS) if any(name in given for name in AMOUNTS) else set()
+    if given.get("algorithm", kept.get("algorithm")) != kept.get("algorithm"):
+        gone |= {"algorithm_options"}
+    return {**{name: value for name, value in kept.items() if name not in gone}, **given}
 
 
 def _as_field(value: Any, type_: Any) -> Any:

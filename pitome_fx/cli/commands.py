@@ -1,4 +1,4 @@
-"""explain and export."""
+"""explain, export and calibrate."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = make_parser()
     parsed = parser.parse_args(arguments)
-    command = {"explain": explain, "export": export}[parsed.command]
+    command = {"explain": explain, "export": export, "calibrate": calibrate}[parsed.command]
     try:
         with _one_line_warnings(parser.prog):
             command(parsed)
@@ -102,6 +102,24 @@ def export(parsed: argparse.Namespace) -> None:
     batch = ", any number of items" if parsed.dynamic_batch else ""
     print(f"inputs   {describe(call.args, call.kwargs)}{batch}")
     print(f"load     {_usage(program, call, path, parsed.to)}")
+
+
+def calibrate(parsed: argparse.Namespace) -> None:
+    """Print or write the options that keep a share of the FLOPs with the least change."""
+    inputs = models.data(parsed.data)
+    call, options = _load(parsed)
+    try:
+        found = pitome_fx.calibrate(call.model, inputs, flops=parsed.keep, **options)
+    except PitomeError:
+        raise
+    except Exception as error:
+        why = deploy.reason(error)
+        raise UsageError(f"the model does not run on {parsed.data}: {why}") from error
+    if parsed.output is None:
+        print(found.to_json())
+    else:
+        parsed.output.write_text(found.to_json() + "\n")
+        print(f"written  {parsed.output}")
 
 
 def _load(parsed: argparse.Namespace, batch: int = 1) -> tuple[models.Call, dict[str, Any]]:

@@ -96,6 +96,34 @@ def load(
     return Call(model, args, kwargs)
 
 
+def data(name: str) -> list[tuple[Any, ...]]:
+    """Inputs to look at, as the arguments of one call or more.
+
+    Args:
+        name: a file that ``torch.save`` wrote, or ``module:callable``; it holds or returns a
+            tensor, the arguments of a call, or a list of several such.
+
+    Raises:
+        UsageError: there is no such thing, or it is something else.
+    """
+    module, colon, path = name.partition(":")
+    if colon and not Path(name).exists():
+        found = _build(name, _attribute(module, path, "data"), {})
+    else:
+        try:
+            found = torch.load(name, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise UsageError(f"--data {name}: {reason(error)}") from error
+    calls = found if isinstance(found, list) else [found]
+    calls = [(call,) if isinstance(call, Tensor) else call for call in calls]
+    if not calls or not all(isinstance(call, tuple) for call in calls):
+        raise UsageError(
+            f"--data {name} is {type(found).__name__}: expected a tensor, the tuple of arguments "
+            "of a call, or a list of several such"
+        )
+    return calls
+
+
 def _run(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
     try:
         with torch.no_grad():
@@ -132,17 +160,23 @@ def _import(package: str, why: str) -> Any:
         raise UsageError(f"{why}: {package!r} cannot be imported: {reason(error)}") from error
 
 
-def _own(module: str, path: str) -> Callable[[Settings], Built]:
-    """A callable of the user's; a module of torch that exists already will do too."""
-    found = _import(module, f"no model {module}:{path}")
+def _attribute(module: str, path: str, what: str) -> Callable[..., Any]:
+    """What a module of the user's calls ``path``; it can be called."""
+    found = _import(module, f"no {what} {module}:{path}")
     for name in path.split("."):
         if not hasattr(found, name):
-            raise UsageError(f"no model {module}:{path}: there is no {name!r} in {module}")
+            raise UsageError(f"no {what} {module}:{path}: there is no {name!r} in {module}")
         found = getattr(found, name)
     if not callable(found):
         raise UsageError(
-            f"no model {module}:{path}: an object of type {type(found).__name__} is not callable"
+            f"no {what} {module}:{path}: an object of type {type(found).__name__} is not callable"
         )
+    return found
+
+
+def _own(module: str, path: str) -> Callable[[Settings], Built]:
+    """A callable of the user's; a module of torch that exists already will do too."""
+    found = _attribute(module, path, "model")
 
     def build(settings: Settings) -> Built:
         if isinstance(found, nn.Module):

@@ -28,6 +28,7 @@ def with_tensor(): return nn.Linear(4, 3), torch.ones(2, 4)
 def with_args(): return nn.Linear(4, 3), [torch.ones(2, 4)]
 def with_kwargs(): return nn.Linear(4, 3), (), {"input": torch.ones(2, 4)}
 def number(): return 3
+def single(): return torch.ones(2, 3)
 def strange(): return nn.Linear(4, 3), 7
 class Fixed(nn.Module):
     def forward(self, x): return x.reshape(2, -1)

@@ -61,8 +61,10 @@ class TestOptions:
                 assert len(str(actions[field].help)) > 25
                 assert str(actions[field].help)[:25] in explained
 
-    @pytest.mark.parametrize("words", [["-h"], ["explain", "-h"], ["export", "-h"], ["--version"]])
-    def test_help_is_printed(self, cli: Cli, words: list[str]) -> None:
+    @pytest.mark.parametrize(
+        "words", ["-h", "explain -h", "export -h", "calibrate -h", "--version"]
+    )
+    def test_help_is_printed(self, cli: Cli, words: str) -> None:
         with pytest.raises(SystemExit) as ended:
-            cli(*words)
+            cli(*words.split())
         assert ended.value.code == 0

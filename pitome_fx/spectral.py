@@ -1,0 +1,102 @@
+"""The spectral distance of a merge: how far the graph of tokens moves as they are merged.
+
+Tokens are the nodes of a graph with the weights W = (1 + cos)/2. Merging coarsens it; lifting it
+back gives every pair of tokens the mean weight between their groups. The distance is
+Σ|λᵢ − λₗ,ᵢ| over the sorted eigenvalues of the normalised Laplacians of the two (Tran et al.,
+NeurIPS 2024, Definition 2). Shapes: N tokens, N' groups, D features, B items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, nn
+from torch.fx import GraphModule, Interpreter
+from torch.nn import functional as F
+
+from pitome_fx.frontends.transform import transform
+
+
+def distance(tokens: Tensor, group: Tensor) -> Tensor:
+    """Spectral distance between the graph of tokens and that graph coarsened.
+
+    Args:
+        tokens: (N, D), what tokens are compared by.
+        group: (N,) int64, the group of each token, in [0, N').
+
+    Returns:
+        A scalar in float64, 0 where every group is of equal tokens.
+    """
+    weights = weights_of(tokens)
+    return (spectrum(weights) - spectrum(lifted(weights, group))).abs().sum()
+
+
+def weights_of(tokens: Tensor) -> Tensor:
+    """(1 + cos)/2 between any two tokens: (N, D) → (N, N) in float64."""
+    units = F.normalize(tokens.double(), dim=1)
+    return (1 + units @ units.T) / 2
+
+
+def spectrum(weights: Tensor) -> Tensor:
+    """Sorted eigenvalues of the normalised Laplacian I − D^-1/2 W D^-1/2: (N, N) → (N,)."""
+    degree = weights.sum(1)
+    identity = torch.eye(len(weights), dtype=weights.dtype, device=weights.device)
+    laplacian = identity - weights / degree.outer(degree).sqrt()
+    return torch.linalg.eigvalsh((laplacian + laplacian.T) / 2)
+
+
+def coarsened(weights: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum of the weights between any two groups, (N', N'), and the sizes of the groups, (N',)."""
+    member = F.one_hot(group).to(weights.dtype)
+    return member.T @ weights @ member, member.sum(0)
+
+
+def lifted(weights: Tensor, group: Tensor) -> Tensor:
+    """Every pair of tokens gets the mean weight between their groups: (N, N) → (N, N)."""
+    total, size = coarsened(weights, group)
+    return (total / size.outer(size))[group][:, group]
+
+
+def of_merges(
+    model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None, **options: Any
+) -> list[Tensor]:
+    """Spectral distance of every merge in one run of a model, on the tokens that it found there.
+
+    Args:
+        model: in eval mode.
+        args, kwargs: of the call.
+        options: as in ``Options``, but for the form.
+
+    Returns:
+        A tensor (B,) for each merge, in the order in which they run; none where nothing merges.
+
+    Raises:
+        OptionsError: an option is wrong.
+        CaptureError: torch.export cannot trace the model.
+    """
+    merged = transform(model, args, kwargs, **{**options, "form": "pitome"})
+    watcher = _Watcher(merged)
+    with torch.no_grad():
+        watcher.run(
+            *pytree.tree_leaves((tuple(args), dict(kwargs or {}))), enable_io_processing=False
+        )
+    return watcher.distances
+
+
+class _Watcher(Interpreter):
+    """Sees what every match compares, and what it finds."""
+
+    def __init__(self, module: GraphModule) -> None:
+        super().__init__(module)
+        self.distances: list[Tensor] = []
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        result = super().call_function(target, args, kwargs)
+        if target == torch.ops.pitome.match.default:
+            groups = torch.ops.pitome.assignment(*result)
+            found = [distance(x, group) for x, group in zip(args[0], groups, strict=True)]
+            self.distances.append(torch.stack(found))
+        return result
