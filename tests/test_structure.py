@@ -35,7 +35,7 @@ ORDER = (
     ("deploy",),
     ("backends",),
     ("frontends",),
-    ("calibration",),
+    ("calibration", "spectral"),
     ("testing",),
     ("cli",),
 )
