@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 import hashlib
 import inspect
+import logging
 import sys
 import uuid
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -17,9 +18,13 @@ from torch._inductor.custom_graph_pass import CustomGraphPass
 import pitome_fx
 from pitome_fx.algorithms import ALGORITHMS, Algorithm, is_shipped
 from pitome_fx.backends.lowering import Compiled, Job, Lowering, register_lowering
+from pitome_fx.backends.regions import compile_regions
 from pitome_fx.errors import OptionsError
 from pitome_fx.ops import OPS
 from pitome_fx.options import Options
+from pitome_fx.passes.regions.cutting import cut
+
+logger = logging.getLogger(__name__)
 
 PROCESS = uuid.uuid4().hex
 _NUMBERS: dict[int, tuple[int, Algorithm]] = {}
@@ -49,8 +54,24 @@ def compile_job(job: Job) -> Compiled:
         patches = {**known[mode], **patches}
     if job.merged:
         patches["joint_custom_pre_pass"] = _tagged(patches, job.options)
-    compiled: Any = compile_fx(job.graph, list(job.example_inputs), config_patches=patches)
-    return cast(Compiled, compiled)
+
+    def compile_one(graph: torch.fx.GraphModule, inputs: Sequence[Any]) -> Compiled:
+        return cast(Compiled, compile_fx(graph, list(inputs), config_patches=patches))
+
+    if job.merged and job.options.regions is not False:
+        found = cut(job.graph, job.example_inputs, MOST_CALLS, PRICE)
+        if not isinstance(found, str):
+            return compile_regions(job.graph, job.example_inputs, found, compile_one, _setting(job))
+        logger.debug("compiled as a whole: %s", found)
+    return compile_one(job.graph, job.example_inputs)
+
+
+MOST_CALLS, PRICE = 100, 4
+
+
+def _setting(job: Job) -> Hashable:
+    """All that a compile depends on beside its graph."""
+    return digest(job.options)
 
 
 def _tagged(patches: Mapping[str, Any], options: Options) -> Any:

@@ -214,7 +214,7 @@ class Op(NamedTuple):
 
 _DECIDING = (
     "Tensor metric, Tensor size, Tensor? padding, str algorithm, SymInt k, SymInt front,"
-    ' SymInt back, int block=0, int blocks=1, str parameters="{}", Tensor? hidden=None,'
+    ' SymInt back, SymInt block=0, SymInt blocks=1, str parameters="{}", Tensor? hidden=None,'
     " Tensor? queries=None, Tensor? keys=None, Tensor? importance=None, Tensor? position=None"
 )
 

@@ -67,6 +67,7 @@ class Options:
     lowering: str = "inductor"
     lowering_options: Mapping[str, Any] = field(default_factory=dict)
     form: Form | None = None
+    regions: Literal["auto"] | bool = "auto"
     strict: bool = False
 
     def __post_init__(self) -> None:
@@ -250,5 +251,6 @@ _CHECKS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "lowering": ("the name of a lowering", lambda v: isinstance(v, str) and bool(v)),
     "lowering_options": ("a mapping", lambda v: isinstance(v, Mapping)),
     "form": ("'pitome', 'aten' or 'portable'", _optional(lambda v: v in FORMS)),
+    "regions": ("'auto', True or False", lambda v: v == "auto" or isinstance(v, bool)),
     "strict": ("True or False", lambda v: isinstance(v, bool)),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from pitome_fx.algorithms.registry import Match, Tokens
 
@@ -63,6 +64,14 @@ def merge_order(score: Tensor, padding: Tensor | None) -> Tensor:
     return torch.argsort(score, dim=-1, descending=True, stable=True)
 
 
+def alternate(order: Tensor) -> tuple[Tensor, Tensor]:
+    """The 1st, 3rd, 5th… and the 2nd, 4th, 6th… of an order (B, T)."""
+    # As slices with steps they are views, of which Inductor asks whether T is even.
+    places = torch.arange(order.shape[1], device=order.device)
+    first, second = places[0::2], places[1::2]
+    return order.index_select(1, first), order.index_select(1, second)
+
+
 def cosines(units: Tensor, a: Tensor, b: Tensor, padding: Tensor | None) -> Tensor:
     """Cosines (B, |a|, |b|) between the tokens a and b; −∞ between padding and a real token."""
     return within_kinds(take(units, a) @ take(units, b).transpose(1, 2), a, b, padding)
@@ -83,7 +92,7 @@ def ordered_split(energy: Tensor, units: Tensor, tokens: Tokens) -> Match:
     2nd, 4th, 6th…; all other tokens are protected.
     """
     k, order = tokens.k, merge_order(energy, tokens.padding)
-    a, b, rest = order[:, 0 : 2 * k : 2], order[:, 1 : 2 * k : 2], order[:, 2 * k :]
+    (a, b), rest = alternate(order[:, : 2 * k]), order[:, 2 * k :]
     best = nearest(cosines(units, a, b, tokens.padding))
     return Match(torch.cat([rest, b], 1), a, rest.shape[1] + best)
 
@@ -97,7 +106,7 @@ def best_edges(order: Tensor, scores: Tensor, tokens: Tokens) -> Match:
         order: (B, T), as of ``merge_order``.
         scores: (B, ⌈T/2⌉, ⌊T/2⌋) of edges from its 1st, 3rd, 5th… to its 2nd, 4th, 6th… token.
     """
-    a, b = order[:, 0::2], order[:, 1::2]
+    a, b = alternate(order)
     best, strength = nearest(scores), highest(scores, -torch.inf)
     if tokens.padding is not None:
         paired = tokens.padding.gather(1, a) & (strength > -torch.inf)
@@ -114,7 +123,7 @@ def facing_edges(order: Tensor, strength: Tensor, tokens: Tokens) -> Match:
     Args:
         strength: (B, ⌈T/2⌉) of each pair, or (1, ⌈T/2⌉) of those of every item.
     """
-    a, b = order[:, 0::2], order[:, 1::2]
+    a, b = alternate(order)
     place = torch.arange(a.shape[1], device=a.device)
     facing = place.unsqueeze(1) == place[: b.shape[1]]
     scores = torch.where(facing, strength.expand(a.shape).unsqueeze(2), -torch.inf)
@@ -165,6 +174,6 @@ def _not_empty(values: Tensor, last: float) -> Tensor:
 
     A symbolic number of tokens may turn out to leave nothing to merge.
     """
-    if isinstance(values.shape[-1], int) and values.shape[-1] > 0:
+    if statically_known_true(values.shape[-1] > 0):
         return values
-    return torch.nn.functional.pad(values, (0, 1), value=last)
+    return torch.cat([values, values.new_full((*values.shape[:-1], 1), last)], -1)

@@ -1,6 +1,6 @@
 """MCTF, multi-criteria token fusion (Lee et al., CVPR 2024, arXiv 2403.10030)."""
 
-from pitome_fx.algorithms.common import best_edges, cosines, unit
+from pitome_fx.algorithms.common import alternate, best_edges, cosines, unit
 from pitome_fx.algorithms.parameters import Positive
 from pitome_fx.algorithms.registry import Match, Tokens, register
 from pitome_fx.algorithms.tome import alternate
@@ -17,7 +17,7 @@ def mctf(
     """
     assert tokens.importance is not None
     order = alternate(tokens)
-    a, b = order[:, 0::2], order[:, 1::2]
+    a, b = alternate(order)
     cos = cosines(unit(tokens.metric), a, b, tokens.padding)
     cost = tokens.importance.clamp(min=1e-12).log() / t_info + tokens.size.log() / t_size
     # In logarithms, so that no power of a small number vanishes.

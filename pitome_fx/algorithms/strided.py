@@ -2,7 +2,7 @@
 
 import torch
 
-from pitome_fx.algorithms.common import facing_edges
+from pitome_fx.algorithms.common import alternate, facing_edges
 from pitome_fx.algorithms.registry import Match, Tokens, register
 from pitome_fx.algorithms.tome import alternate
 
@@ -11,7 +11,7 @@ from pitome_fx.algorithms.tome import alternate
 def strided(tokens: Tokens) -> Match:
     """k pairs of neighbours merge, spread evenly over the sequence."""
     order = alternate(tokens)
-    pair = torch.arange(order[:, 0::2].shape[1], device=order.device)
+    pair = torch.arange(alternate(order)[0].shape[1], device=order.device)
     # Bits of the place turned around: 0, n/2, n/4, 3n/4 …
     powers = 2 ** torch.arange(16, device=order.device)
     turned = ((pair.unsqueeze(1) // powers) % 2 / (2.0 * powers)).sum(1)

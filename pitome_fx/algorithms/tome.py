@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from pitome_fx.algorithms.common import best_edges, cosines, merge_order, unit
+from pitome_fx.algorithms.common import alternate, best_edges, cosines, merge_order, unit
 from pitome_fx.algorithms.registry import Match, Tokens, register
 
 
@@ -16,5 +16,5 @@ def alternate(tokens: Tokens) -> Tensor:
 def tome(tokens: Tokens) -> Match:
     """Tokens at even positions each propose their most similar odd one; the k best edges merge."""
     order = alternate(tokens)
-    scores = cosines(unit(tokens.metric), order[:, 0::2], order[:, 1::2], tokens.padding)
+    scores = cosines(unit(tokens.metric), *alternate(order), tokens.padding)
     return best_edges(order, scores, tokens)

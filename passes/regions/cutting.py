@@ -1,0 +1,91 @@
+"""The stage: a merged graph as regions of few kinds."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.fx import GraphModule, Node
+
+from pitome_fx.ops import OPS
+from pitome_fx.passes.regions.atoms import atoms, attribute, cannot_cut
+from pitome_fx.passes.regions.joining import join
+from pitome_fx.passes.regions.structure import Region, region_of
+
+NODES_OF_MATCH = 60
+"""A pitome op is one node, whose body is many."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A graph in regions.
+
+    Attributes:
+        regions: in the order in which they run.
+    """
+
+    regions: list[Region]
+
+    @property
+    def kinds(self) -> dict[Hashable, list[Region]]:
+        """Regions that are alike, by their key."""
+        found: dict[Hashable, list[Region]] = {}
+        for region in self.regions:
+            found.setdefault(region.key, []).append(region)
+        return found
+
+
+def cut(
+    graph: GraphModule, inputs: Sequence[Any], most_calls: int, price: int
+) -> Cut | str:
+    """The regions of a graph, or why it stays whole.
+
+    Args:
+        inputs: what its placeholders stand for.
+        most_calls, price: as in ``joining.join``.
+    """
+    reason = cannot_cut(graph, inputs)
+    if reason is not None:
+        return reason
+    _keep_last_sizes(graph)
+    for node in graph.graph.find_nodes(op="get_attr"):
+        node.meta.setdefault("val", attribute(graph, str(node.target)))
+    parts = atoms(graph)
+    alone = [region_of(part) for part in parts]
+    numbers: dict[Hashable, int] = {}
+    kinds = [numbers.setdefault(region.key, len(numbers)) for region in alone]
+    ranges = join(kinds, [_cost(part) for part in parts], most_calls, price)
+    regions = [
+        region_of([node for part in parts[start:stop] for node in part]) for start, stop in ranges
+    ]
+    found = Cut(regions)
+    if len(found.kinds) == len(regions):
+        return "no two parts of it are alike"
+    for own in found.kinds.values():
+        outputs = sorted({i for region in own for i in region.outputs})
+        for region in own:
+            region.outputs = outputs
+    return found
+
+
+def _cost(part: Sequence[Node]) -> int:
+    """Of compiling it, in nodes of ATen."""
+    return sum(NODES_OF_MATCH if node.target == OPS["match"].overload else 1 for node in part)
+
+
+def _keep_last_sizes(graph: GraphModule) -> None:
+    """The last merge is like all others if it yields sizes as well, though nobody reads them."""
+    match, merge_size = OPS["match"].overload, OPS["merge_size"].overload
+    for node in graph.graph.find_nodes(op="call_function", target=match):
+        found = {getitem.args[1]: getitem for getitem in node.users}
+        kept, moved, target = (found.get(i) for i in range(3))
+        if kept is None or moved is None or target is None:
+            continue
+        if any(user.target == merge_size for user in kept.users):
+            continue
+        size = node.args[1]
+        with graph.graph.inserting_after(max(found.values(), key=lambda n: n.args[1])):
+            added = graph.graph.call_function(merge_size, (size, kept, moved, target))
+        added.meta = {**node.meta, "val": OPS["merge_size"].shape(size.meta["val"], kept.meta["val"], None, None)}
