@@ -15,7 +15,7 @@ from torch._dynamo.utils import counters
 
 import pitome_fx
 from pitome_fx import ALGORITHMS, Match, Options, Tokens, portable, register
-from pitome_fx.backends.inductor import Tag, digest
+from pitome_fx.backends.caching import Tag, digest
 from pitome_fx.ops import OPS
 from tests.support.blocks import by_hand
 from tests.support.compiled import compiled

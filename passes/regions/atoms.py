@@ -6,11 +6,9 @@ cut undoes no fusion.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from pitome_fx.passes.plan.flops import COUNTED
@@ -74,86 +72,6 @@ def _is_result_of_several(node: Node) -> bool:
         and isinstance(source, Node)
         and isinstance(source.meta.get("val"), tuple | list)
     )
-
-
-def cannot_cut(graph: GraphModule, inputs: Sequence[Any]) -> str | None:
-    """Why the graph must stay whole, None if it may be cut.
-
-    Args:
-        inputs: what its placeholders stand for.
-    """
-    placeholders = graph.graph.find_nodes(op="placeholder")
-    values = [node.meta.get("val") for node in placeholders]
-    if any(isinstance(x, torch.SymInt | torch.SymFloat | torch.SymBool) for x in values):
-        return "its sizes are symbolic"
-    computing = in_order(graph)
-    if any(_is_symbolic(node.meta.get("val")) for node in computing):
-        return "its sizes depend on data"
-    if any(torch.utils._python_dispatch.is_traceable_wrapper_subclass(x) for x in inputs):
-        return "it runs on a tensor subclass"
-    constants = [attribute(graph, str(node.target)) for node in graph.graph.find_nodes(op="get_attr")]
-    if any(not isinstance(x, Tensor) for x in constants) or any(
-        node.op != "call_function" for node in computing
-    ):
-        return "it calls a graph of its own"
-    if _writes_to_views(graph, placeholders):
-        return "it writes to a tensor of which it has several views"
-    return None
-
-
-def _is_symbolic(value: Any) -> bool:
-    if isinstance(value, Tensor):
-        return any(not isinstance(n, int) for n in value.shape)
-    if isinstance(value, tuple | list):
-        return any(_is_symbolic(x) for x in value)
-    return isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool)
-
-
-def _writes_to_views(graph: GraphModule, placeholders: Sequence[Node]) -> bool:
-    """Is a tensor written that another value, or another input, shares memory with?
-
-    A region is told of its inputs only, not of what they share.
-    """
-    written = {
-        _memory(operand)
-        for node in graph.graph.nodes
-        if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
-        for operand in _written(node)
-    }
-    if not written:
-        return False
-    if None in written:
-        return True
-    sharing: dict[Any, int] = {}
-    for node in graph.graph.nodes:
-        memory = _memory(node)
-        if memory in written and not _is_write(node):
-            sharing[memory] = sharing.get(memory, 0) + 1
-    inputs = {_memory(node) for node in placeholders}
-    return any(count > 1 for count in sharing.values()) or not written <= inputs
-
-
-def _is_write(node: Node) -> bool:
-    """Its result is what it has written."""
-    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
-
-
-def _written(node: Node) -> list[Node]:
-    """Operands that an op writes to."""
-    schema = node.target._schema  # type: ignore[union-attr]
-    named = [a.name for a in schema.arguments if a.alias_info and a.alias_info.is_write]
-    order = [a.name for a in schema.arguments]
-    given = {**dict(zip(order, node.args, strict=False)), **node.kwargs}
-    values = [given.get(name) for name in named]
-    flat = [x for v in values for x in (v if isinstance(v, tuple | list) else [v])]
-    return [x for x in flat if isinstance(x, Node)]
-
-
-def _memory(node: Node) -> Any:
-    value = node.meta.get("val")
-    if not isinstance(value, Tensor) or value.layout is not torch.strided:
-        return None
-    return value.untyped_storage()._cdata
 
 
 def attribute(graph: GraphModule, path: str) -> Any:

@@ -6,13 +6,13 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch.fx import GraphModule, Node
 
 from pitome_fx.ops import OPS
-from pitome_fx.passes.regions.atoms import atoms, attribute, cannot_cut
+from pitome_fx.passes.regions.atoms import atoms, attribute
 from pitome_fx.passes.regions.joining import join
 from pitome_fx.passes.regions.structure import Region, region_of
+from pitome_fx.passes.regions.whole import why_whole
 
 NODES_OF_MATCH = 60
 """A pitome op is one node, whose body is many."""
@@ -37,16 +37,14 @@ class Cut:
         return found
 
 
-def cut(
-    graph: GraphModule, inputs: Sequence[Any], most_calls: int, price: int
-) -> Cut | str:
+def cut(graph: GraphModule, inputs: Sequence[Any], most_calls: int) -> Cut | str:
     """The regions of a graph, or why it stays whole.
 
     Args:
         inputs: what its placeholders stand for.
-        most_calls, price: as in ``joining.join``.
+        most_calls: how many regions may run, if joining what is alike can bring it so far.
     """
-    reason = cannot_cut(graph, inputs)
+    reason = why_whole(graph, inputs)
     if reason is not None:
         return reason
     _keep_last_sizes(graph)
@@ -56,7 +54,7 @@ def cut(
     alone = [region_of(part) for part in parts]
     numbers: dict[Hashable, int] = {}
     kinds = [numbers.setdefault(region.key, len(numbers)) for region in alone]
-    ranges = join(kinds, [_cost(part) for part in parts], most_calls, price)
+    ranges = join(kinds, [_cost(part) for part in parts], most_calls)
     regions = [
         region_of([node for part in parts[start:stop] for node in part]) for start, stop in ranges
     ]
@@ -88,4 +86,5 @@ def _keep_last_sizes(graph: GraphModule) -> None:
         size = node.args[1]
         with graph.graph.inserting_after(max(found.values(), key=lambda n: n.args[1])):
             added = graph.graph.call_function(merge_size, (size, kept, moved, target))
-        added.meta = {**node.meta, "val": OPS["merge_size"].shape(size.meta["val"], kept.meta["val"], None, None)}
+        value = size.meta["val"].new_empty(kept.meta["val"].shape)
+        added.meta = {**node.meta, "val": value}

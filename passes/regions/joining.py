@@ -8,8 +8,9 @@ together costs no further compile; another costs what then is compiled twice, an
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 
 @dataclass(frozen=True)
@@ -32,25 +33,20 @@ class Part:
         return Part((self.kind, other.kind), self.cost + other.cost, self.start, other.stop)
 
 
-def join(
-    kinds: Sequence[Hashable], costs: Sequence[int], most_calls: int, price: int
-) -> list[tuple[int, int]]:
+def join(kinds: Sequence[Hashable], costs: Sequence[int], most_calls: int) -> list[tuple[int, int]]:
     """The regions, as ranges of atoms.
 
     Args:
         kinds: of the atoms; equal for those that are alike.
         costs: of compiling each atom, in nodes.
         most_calls: how many regions may run, if joining what is alike can bring it so far.
-        price: nodes that may be compiled once more to save one call.
     """
     parts = [
         Part(kind, cost, i, i + 1) for i, (kind, cost) in enumerate(zip(kinds, costs, strict=True))
     ]
     while len(parts) > 1:
-        pair = _best(parts, lambda cost, saved: cost <= price * saved)
-        if pair is None and len(parts) > most_calls:
-            pair = _best(parts, lambda cost, saved: True)
-        if pair is None:
+        pair, cost = _cheapest(parts)
+        if cost > 0 and len(parts) <= most_calls:
             break
         parts = _replace(parts, pair)
     return [(part.start, part.stop) for part in parts]
@@ -59,23 +55,20 @@ def join(
 Pair = tuple[Hashable, Hashable]
 
 
-def _best(parts: Sequence[Part], allowed: Callable[[int, int], bool]) -> Pair | None:
-    """The pair that is cheapest to join for the calls that it saves."""
+def _cheapest(parts: Sequence[Part]) -> tuple[Pair, int]:
+    """The pair that is cheapest to join for the calls that it saves, and what it costs."""
     counts = Counter(part.kind for part in parts)
     costs = {part.kind: part.cost for part in parts}
-    best: tuple[float, int] | None = None
-    found: Pair | None = None
-    for pair, saved in _pairs(parts).items():
-        cost = _cost(pair, saved, counts, costs)
-        rank = (cost / saved, -saved)
-        if allowed(cost, saved) and (best is None or rank < best):
-            best, found = rank, pair
-    return found
+    ranked = (
+        ((cost / saved, -saved), pair, cost)
+        for pair, saved in _pairs(parts).items()
+        for cost in (_cost(pair, saved, counts, costs),)
+    )
+    _, pair, cost = min(ranked, key=lambda item: item[0])
+    return pair, cost
 
 
-def _cost(
-    pair: Pair, saved: int, counts: Counter[Hashable], costs: dict[Hashable, int]
-) -> int:
+def _cost(pair: Pair, saved: int, counts: Counter[Hashable], costs: dict[Hashable, int]) -> int:
     """Nodes to be compiled beyond what is compiled without joining."""
     first, second = pair
     added = costs[first] + costs[second]
@@ -89,7 +82,7 @@ def _pairs(parts: Sequence[Part]) -> Counter[Pair]:
     """How often each pair of neighbours can be joined."""
     found: Counter[Pair] = Counter()
     last: Pair | None = None
-    for first, second in zip(parts, parts[1:], strict=False):
+    for first, second in pairwise(parts):
         pair = (first.kind, second.kind)
         if pair == last and first.kind == second.kind:
             last = None  # Of three alike in a row two can be joined.

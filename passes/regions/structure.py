@@ -1,4 +1,4 @@
-"""What makes two regions alike: ops, wiring, literals, operands; and the integers that may differ."""
+"""What makes two regions alike: ops, wiring, literals and operands, but for some integers."""
 
 from __future__ import annotations
 
@@ -144,8 +144,8 @@ def _is_known(target: Any) -> bool:
 
 def types_of(node: Node) -> tuple[list[str], dict[str, str]]:
     """Kinds of a node's arguments as its schema has them, by position and by name."""
-    known = isinstance(node.target, torch._ops.OpOverload)
-    arguments = node.target._schema.arguments if known else ()
+    target = node.target
+    arguments = target._schema.arguments if isinstance(target, torch._ops.OpOverload) else ()
     named = {argument.name: _type(argument) for argument in arguments}
     if is_pitome_op(node.target):
         named.update(dict.fromkeys(INDICES, INDEX) if "block" in named else {})

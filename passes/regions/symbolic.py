@@ -22,7 +22,6 @@ from pitome_fx.passes.regions.structure import (
     types_of,
 )
 
-
 SMALL = 4
 """Half of a length below may be one, or none: kinds with such lengths are kinds of their own."""
 
@@ -103,9 +102,7 @@ class Symbolic:
         return int(expression.xreplace(dict(zip(self.symbols, values, strict=True))))
 
 
-def symbolic(
-    region: Region, shape: Shape, trained: Sequence[bool]
-) -> Symbolic:
+def symbolic(region: Region, shape: Shape, trained: Sequence[bool]) -> Symbolic:
     """The graph of a kind, as seen from one of its regions.
 
     Args:
@@ -139,9 +136,7 @@ def symbolic(
     return Symbolic(graph, [*symbols, *inputs], tuple(expressions), mode)
 
 
-def _graph(
-    region: Region, shape: Shape
-) -> tuple[GraphModule, Iterator[int | tuple[int]]]:
+def _graph(region: Region, shape: Shape) -> tuple[GraphModule, Iterator[int | tuple[int]]]:
     """The graph, and what stands for the integers of its inputs: a number or (a symbol,)."""
     graph = Graph()
     counts = [graph.placeholder(f"count_{i}") for i in range(len(shape.lowest))]
@@ -167,9 +162,7 @@ def _graph(
     for node in region.nodes:
         types, by_name = types_of(node)
         args = tuple(copied(x, kind) for x, kind in zip(node.args, types, strict=True))
-        named = {
-            name: copied(x, by_name.get(name, "")) for name, x in sorted(node.kwargs.items())
-        }
+        named = {name: copied(x, by_name.get(name, "")) for name, x in sorted(node.kwargs.items())}
         copies[node] = graph.create_node(node.op, node.target, args, named, name=node.name)
         # Where in the model an op comes from; not its value, which is that of one region.
         copies[node].meta = {k: v for k, v in node.meta.items() if k in _KEPT}
@@ -180,9 +173,7 @@ def _graph(
 _KEPT = ("nn_module_stack", "stack_trace", "source_fn_stack", "custom")
 
 
-def _fake(
-    node: Node, requires_grad: bool, left: Iterator[Any], symbols: Sequence[Any]
-) -> Any:
+def _fake(node: Node, requires_grad: bool, left: Iterator[Any], symbols: Sequence[Any]) -> Any:
     """The fake value of an input, its integers as the reader of ``structure`` met them."""
     value = node.meta.get("val")
     if not isinstance(value, Tensor):

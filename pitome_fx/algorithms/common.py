@@ -64,7 +64,7 @@ def merge_order(score: Tensor, padding: Tensor | None) -> Tensor:
     return torch.argsort(score, dim=-1, descending=True, stable=True)
 
 
-def alternate(order: Tensor) -> tuple[Tensor, Tensor]:
+def every_other(order: Tensor) -> tuple[Tensor, Tensor]:
     """The 1st, 3rd, 5th… and the 2nd, 4th, 6th… of an order (B, T)."""
     # As slices with steps they are views, of which Inductor asks whether T is even.
     places = torch.arange(order.shape[1], device=order.device)
@@ -92,7 +92,7 @@ def ordered_split(energy: Tensor, units: Tensor, tokens: Tokens) -> Match:
     2nd, 4th, 6th…; all other tokens are protected.
     """
     k, order = tokens.k, merge_order(energy, tokens.padding)
-    (a, b), rest = alternate(order[:, : 2 * k]), order[:, 2 * k :]
+    (a, b), rest = every_other(order[:, : 2 * k]), order[:, 2 * k :]
     best = nearest(cosines(units, a, b, tokens.padding))
     return Match(torch.cat([rest, b], 1), a, rest.shape[1] + best)
 
@@ -106,7 +106,7 @@ def best_edges(order: Tensor, scores: Tensor, tokens: Tokens) -> Match:
         order: (B, T), as of ``merge_order``.
         scores: (B, ⌈T/2⌉, ⌊T/2⌋) of edges from its 1st, 3rd, 5th… to its 2nd, 4th, 6th… token.
     """
-    a, b = alternate(order)
+    a, b = every_other(order)
     best, strength = nearest(scores), highest(scores, -torch.inf)
     if tokens.padding is not None:
         paired = tokens.padding.gather(1, a) & (strength > -torch.inf)
@@ -123,7 +123,7 @@ def facing_edges(order: Tensor, strength: Tensor, tokens: Tokens) -> Match:
     Args:
         strength: (B, ⌈T/2⌉) of each pair, or (1, ⌈T/2⌉) of those of every item.
     """
-    a, b = alternate(order)
+    a, b = every_other(order)
     place = torch.arange(a.shape[1], device=a.device)
     facing = place.unsqueeze(1) == place[: b.shape[1]]
     scores = torch.where(facing, strength.expand(a.shape).unsqueeze(2), -torch.inf)

@@ -1,9 +1,9 @@
 """MCTF, multi-criteria token fusion (Lee et al., CVPR 2024, arXiv 2403.10030)."""
 
-from pitome_fx.algorithms.common import alternate, best_edges, cosines, unit
+from pitome_fx.algorithms.common import best_edges, cosines, every_other, unit
 from pitome_fx.algorithms.parameters import Positive
 from pitome_fx.algorithms.registry import Match, Tokens, register
-from pitome_fx.algorithms.tome import alternate
+from pitome_fx.algorithms.tome import as_they_come
 
 
 @register("mctf", needs=["importance"])
@@ -16,8 +16,8 @@ def mctf(
     the paper then matches a second time, from the other side.
     """
     assert tokens.importance is not None
-    order = alternate(tokens)
-    a, b = alternate(order)
+    order = as_they_come(tokens)
+    a, b = every_other(order)
     cos = cosines(unit(tokens.metric), a, b, tokens.padding)
     cost = tokens.importance.clamp(min=1e-12).log() / t_info + tokens.size.log() / t_size
     # In logarithms, so that no power of a small number vanishes.

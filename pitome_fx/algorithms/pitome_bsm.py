@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from pitome_fx.algorithms.common import alternate, best_edges, cosines, merge_order, unit
+from pitome_fx.algorithms.common import best_edges, cosines, every_other, merge_order, unit
 from pitome_fx.algorithms.parameters import Margin, Weight
 from pitome_fx.algorithms.pitome_elu import elu_energy
 from pitome_fx.algorithms.registry import Match, Tokens, register
@@ -11,7 +11,7 @@ from pitome_fx.algorithms.registry import Match, Tokens, register
 def best_edges_by(energy: Tensor, units: Tensor, tokens: Tokens) -> Match:
     """Tokens in order of their energy are split alternately; the k most similar pairs merge."""
     order = merge_order(energy, tokens.padding)
-    scores = cosines(units, *alternate(order), tokens.padding)
+    scores = cosines(units, *every_other(order), tokens.padding)
     return best_edges(order, scores, tokens)
 
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from pitome_fx.algorithms.common import alternate, facing_edges, merge_order
+from pitome_fx.algorithms.common import every_other, facing_edges, merge_order
 from pitome_fx.algorithms.registry import Match, Tokens, register
 
 
@@ -14,4 +14,4 @@ def random(tokens: Tokens, *, seed: int = 0) -> Match:
     noise = torch.sin(drawn) * 43758.5453
     noise = (noise - noise.floor()).expand(tokens.metric.shape[:2])
     order = merge_order(noise, tokens.padding)
-    return facing_edges(order, noise.gather(1, alternate(order)[0]), tokens)
+    return facing_edges(order, noise.gather(1, every_other(order)[0]), tokens)

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from pitome_fx.algorithms.common import alternate, best_edges, cosines, merge_order, unit
+from pitome_fx.algorithms.common import best_edges, cosines, every_other, merge_order, unit
 from pitome_fx.algorithms.registry import Match, Tokens, register
 
 
-def alternate(tokens: Tokens) -> Tensor:
+def as_they_come(tokens: Tokens) -> Tensor:
     """The tokens (B, T) as they come, padding first."""
     return merge_order(torch.zeros_like(tokens.metric[..., 0]), tokens.padding)
 
@@ -15,6 +15,6 @@ def alternate(tokens: Tokens) -> Tensor:
 @register("tome")
 def tome(tokens: Tokens) -> Match:
     """Tokens at even positions each propose their most similar odd one; the k best edges merge."""
-    order = alternate(tokens)
-    scores = cosines(unit(tokens.metric), *alternate(order), tokens.padding)
+    order = as_they_come(tokens)
+    scores = cosines(unit(tokens.metric), *every_other(order), tokens.padding)
     return best_edges(order, scores, tokens)

@@ -12,7 +12,7 @@ from torch._dynamo.utils import counters
 
 from pitome_fx import ALGORITHMS
 from pitome_fx import Options as Parsed
-from pitome_fx.backends.inductor import digest
+from pitome_fx.backends.caching import digest
 from tests.properties import share
 from tests.properties.build import build
 from tests.properties.compiled import as_traced

@@ -1,0 +1,79 @@
+"""Which graphs stay whole: those of which a region would know too little."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from pitome_fx.passes.capture.subclasses import is_wrapper
+from pitome_fx.passes.regions.atoms import attribute, in_order
+
+
+def why_whole(graph: GraphModule, inputs: Sequence[Any]) -> str | None:
+    """Why the graph must stay whole, None if it may be cut.
+
+    Args:
+        inputs: what its placeholders stand for.
+    """
+    computing = in_order(graph)
+    values = [node.meta.get("val") for node in graph.graph.nodes]
+    if any(_is_symbolic(value) for value in values):
+        return "its sizes are symbolic, or depend on data"
+    if any(is_wrapper(x) for x in inputs):
+        return "it runs on a tensor subclass"
+    if not all(isinstance(x, Tensor | int | float) for x in inputs):
+        return "it takes something else than tensors and numbers"
+    constants = (attribute(graph, str(n.target)) for n in graph.graph.find_nodes(op="get_attr"))
+    modules = any(node.op != "call_function" for node in computing)
+    if modules or not all(isinstance(x, Tensor) for x in constants):
+        return "it calls a graph of its own"
+    if _writes_what_is_shared(graph):
+        return "it writes to a tensor of which it has several views"
+    return None
+
+
+def _is_symbolic(value: Any) -> bool:
+    leaves = pytree.tree_leaves(value)
+    sizes = [n for x in leaves for n in (x.shape if isinstance(x, Tensor) else (x,))]
+    return any(isinstance(n, torch.SymInt | torch.SymFloat | torch.SymBool) for n in sizes)
+
+
+def _writes_what_is_shared(graph: GraphModule) -> bool:
+    """Is memory written that is no input's, or that several values share?
+
+    A region is told of its inputs only, not of what they share.
+    """
+    writing = [node for node in graph.graph.nodes if _is_write(node)]
+    if not writing:
+        return False
+    written = {_memory(operand) for node in writing for operand in _written(node)}
+    owners = Counter(_memory(node) for node in graph.graph.nodes if node not in writing)
+    inputs = {_memory(node) for node in graph.graph.find_nodes(op="placeholder")}
+    return any(owners[memory] > 1 or memory not in inputs for memory in written)
+
+
+def _is_write(node: Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+
+
+def _written(node: Node) -> Iterator[Node]:
+    """Operands that an op writes to."""
+    assert isinstance(node.target, torch._ops.OpOverload)
+    for i, argument in enumerate(node.target._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            given = node.args[i] if i < len(node.args) else node.kwargs.get(argument.name)
+            yield from (x for x in pytree.tree_leaves(given) if isinstance(x, Node))
+
+
+def _memory(node: Node) -> Any:
+    """What values that share memory have in common; the node itself where that is not known."""
+    value = node.meta.get("val")
+    if not isinstance(value, Tensor) or value.layout is not torch.strided:
+        return node
+    return value.untyped_storage()._cdata
