@@ -96,7 +96,9 @@ def _name(region: Region) -> str:
     return f"pitome: {path or region.nodes[0].name}"
 
 
-def _runner(calls: Sequence[Call], slots: int, constants: dict[int, Any], output: _Output) -> Compiled:
+def _runner(
+    calls: Sequence[Call], slots: int, constants: dict[int, Any], output: _Output
+) -> Compiled:
     def run(*args: Any) -> Any:
         values: list[Any] = [*args, *[None] * (slots - len(args))]
         for i, constant in constants.items():

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch.fx import GraphModule, Node
 
 from pitome_fx.ops import OPS
 from pitome_fx.passes.regions.atoms import atoms, attribute
-from pitome_fx.passes.regions.joining import join
 from pitome_fx.passes.regions.structure import Region, region_of
 from pitome_fx.passes.regions.whole import why_whole
 
@@ -36,13 +35,22 @@ class Cut:
             found.setdefault(region.key, []).append(region)
         return found
 
+    def read_again(self, start: int) -> None:
+        """From a region on, what is known of their inputs, which has changed."""
+        for i in range(start, len(self.regions)):
+            old = self.regions[i]
+            self.regions[i] = replace(region_of(old.nodes), outputs=old.outputs)
 
-def cut(graph: GraphModule, inputs: Sequence[Any], most_calls: int) -> Cut | str:
+
+Join = Callable[[Sequence[Hashable], Sequence[int]], Sequence[tuple[int, int]]]
+"""From kinds of atoms and the costs of compiling each to regions, as ranges of atoms."""
+
+
+def cut(graph: GraphModule, inputs: Sequence[Any], join: Join) -> Cut | str:
     """The regions of a graph, or why it stays whole.
 
     Args:
         inputs: what its placeholders stand for.
-        most_calls: how many regions may run, if joining what is alike can bring it so far.
     """
     reason = why_whole(graph, inputs)
     if reason is not None:
@@ -54,13 +62,11 @@ def cut(graph: GraphModule, inputs: Sequence[Any], most_calls: int) -> Cut | str
     alone = [region_of(part) for part in parts]
     numbers: dict[Hashable, int] = {}
     kinds = [numbers.setdefault(region.key, len(numbers)) for region in alone]
-    ranges = join(kinds, [_cost(part) for part in parts], most_calls)
+    ranges = join(kinds, [_cost(part) for part in parts])
     regions = [
         region_of([node for part in parts[start:stop] for node in part]) for start, stop in ranges
     ]
     found = Cut(regions)
-    if len(found.kinds) == len(regions):
-        return "no two parts of it are alike"
     for own in found.kinds.values():
         outputs = sorted({i for region in own for i in region.outputs})
         for region in own:

@@ -43,6 +43,7 @@ class Region:
         ints: integers at the places in which alike regions may differ; first those of the nodes,
             then sizes and strides of the inputs.
         indices: positions of those among them that may be 0 or 1.
+        sizes: positions of those that are sizes of inputs, by (input, dimension).
         outputs: positions of those nodes whose values are used elsewhere.
     """
 
@@ -51,6 +52,7 @@ class Region:
     key: Hashable
     ints: tuple[int, ...]
     indices: frozenset[int]
+    sizes: dict[tuple[int, int], int]
     outputs: list[int] = field(default_factory=list)
 
 
@@ -62,7 +64,7 @@ def region_of(nodes: Sequence[Node]) -> Region:
     key = (tuple(parts), tuple(operands))
     inside = set(nodes)
     outputs = [i for i, node in enumerate(nodes) if any(user not in inside for user in node.users)]
-    found = tuple(reader.ints), frozenset(reader.indices)
+    found = tuple(reader.ints), frozenset(reader.indices), reader.sizes
     return Region(list(nodes), list(reader.inputs), key, *found, outputs)
 
 
@@ -74,6 +76,7 @@ class _Reader:
         self.inputs: dict[Node, int] = {}
         self.ints: list[int] = []
         self.indices: set[int] = set()
+        self.sizes: dict[tuple[int, int], int] = {}
 
     def read(self, node: Node) -> Hashable:
         """Op, arguments and kind of the result."""
@@ -112,6 +115,12 @@ class _Reader:
         value = node.meta.get("val")
         if not isinstance(value, Tensor):
             return (type(value).__name__, repr(value))
+        at = self.inputs[node]
+        self.sizes |= {
+            (at, i): len(self.ints) + sum(may_differ(m, SYMBOLIC) for m in value.shape[:i])
+            for i, n in enumerate(value.shape)
+            if may_differ(n, SYMBOLIC)
+        }
         sizes = tuple(self.integer(n) for n in value.shape)
         order = dense_order(value.shape, value.stride())
         strides = tuple(self.integer(n) for n in value.stride()) if order is None else order

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch._dynamo.source import ConstantSource
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
+from torch.utils._sympy.numbers import int_oo
 
 from pitome_fx.passes.regions.structure import (
     SYMBOLIC,
@@ -41,16 +41,22 @@ class Shape:
     lowest: tuple[int | None, ...]
 
     @classmethod
-    def of(cls, regions: Sequence[Region]) -> Shape:
-        """What all of these have: integers that go together in all are one symbol."""
+    def of(cls, regions: Sequence[Region], counts: Collection[int] = ()) -> Shape:
+        """What all of these have: integers that go together in all are one symbol.
+
+        Args:
+            counts: positions of those that are symbols though they may be the same in all of these.
+        """
         first = regions[0]
+        columns = list(zip(*(region.ints for region in regions), strict=True))
+        counted = {columns[i] for i in counts}
         symbols: dict[tuple[bool, tuple[int, ...]], int] = {}
         slots: list[int | None] = []
-        for i, column in enumerate(zip(*(region.ints for region in regions), strict=True)):
-            alike = len(set(column)) == 1
+        for i, column in enumerate(columns):
             is_index = i in first.indices
+            is_fixed = len(set(column)) == 1 and (is_index or column not in counted)
             own = (is_index, column)
-            slots.append(None if alike else symbols.setdefault(own, len(symbols)))
+            slots.append(None if is_fixed else symbols.setdefault(own, len(symbols)))
         fixed = tuple(n if slot is None else 0 for n, slot in zip(first.ints, slots, strict=True))
         lowest = (None if is_index else min(SMALL, *column) for is_index, column in symbols)
         return cls(tuple(slots), fixed, tuple(lowest))
@@ -124,7 +130,7 @@ def symbolic(region: Region, shape: Shape, trained: Sequence[bool]) -> Symbolic:
             do_not_specialize_zero_one=lowest is None,
         )
         if lowest is not None:
-            env.constrain_symbol_range(expression, lowest, sys.maxsize)
+            env.constrain_symbol_range(expression, lowest, int_oo)
         expressions.append(expression)
         symbols.append(env.create_symintnode(expression, hint=value, source=source))
     graph, at_inputs = _graph(region, shape)

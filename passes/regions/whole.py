@@ -27,6 +27,8 @@ def why_whole(graph: GraphModule, inputs: Sequence[Any]) -> str | None:
         return "its sizes are symbolic, or depend on data"
     if any(is_wrapper(x) for x in inputs):
         return "it runs on a tensor subclass"
+    if not all(_is_plain(x) for value in values for x in pytree.tree_leaves(value)):
+        return "it computes with complex or sparse tensors"
     if not all(isinstance(x, Tensor | int | float) for x in inputs):
         return "it takes something else than tensors and numbers"
     constants = (attribute(graph, str(n.target)) for n in graph.graph.find_nodes(op="get_attr"))
@@ -42,6 +44,12 @@ def _is_symbolic(value: Any) -> bool:
     leaves = pytree.tree_leaves(value)
     sizes = [n for x in leaves for n in (x.shape if isinstance(x, Tensor) else (x,))]
     return any(isinstance(n, torch.SymInt | torch.SymFloat | torch.SymBool) for n in sizes)
+
+
+def _is_plain(value: Any) -> bool:
+    if not isinstance(value, Tensor):
+        return True
+    return value.layout is torch.strided and not value.is_complex()
 
 
 def _writes_what_is_shared(graph: GraphModule) -> bool:

@@ -21,7 +21,8 @@ def as_traced(program: Program, options: Options, lowering: str) -> Trial:
     """What torch.compile makes of the program computes what the trial of the traced one did.
 
     Args:
-        lowering: ``"eager"`` for Dynamo alone, ``"inductor"`` to compile the merged graph too.
+        lowering: ``"eager"`` for Dynamo alone, ``regions.NAME`` to run every atom of the merged
+            graph as a region, ``"inductor"`` to compile the merged graph too.
 
     Raises:
         AssertionError: a law is broken.
@@ -39,7 +40,7 @@ def as_traced(program: Program, options: Options, lowering: str) -> Trial:
         warnings.simplefilter("ignore")
         warnings.filterwarnings("error", ".* failed with ", PitomeWarning)
         output = compiled(*inputs)
-    if lowering != "eager" and trial.merges and has_ties(trial):
+    if lowering == "inductor" and trial.merges and has_ties(trial):
         # The rounding of fused kernels decides who merges with whom.
         return replace(trial, waived="tied tokens")
     error = worst_error((*tensors(output), *inputs), trial.output)

@@ -20,6 +20,7 @@ from tests.properties.description import Attention, Options, Program, Residual
 from tests.properties.found import BLOCK
 from tests.properties.programs import options, programs
 from tests.properties.trial import of_users
+from tests.properties.ways import by_regions
 
 RATIOS = st.sampled_from([0.5, 0.75, 1, 1.0])
 
@@ -38,6 +39,7 @@ ANY: dict[str, st.SearchStrategy[Any]] = {
     "form": st.sampled_from([None, "pitome", "aten", "portable"]),
     "lowering": st.sampled_from(["eager", "inductor"]),
     "lowering_options": st.dictionaries(st.sampled_from("ab"), st.integers(0, 1)),
+    "regions": st.sampled_from(["auto", True, False]),
     "strict": st.booleans(),
 }
 """For every option a few values, some of them equal though written differently."""
@@ -90,6 +92,14 @@ def test_k_equal_options_hit_the_same_compile(chosen: Options) -> None:
 @given(programs(), options())
 def test_dynamo_finds_what_a_trace_finds(program: Program, chosen: Options) -> None:
     as_traced(program, chosen, "eager")
+
+
+@share(0.5)
+@given(programs(), options())
+def test_a_graph_in_regions_computes_what_a_trace_computes(
+    program: Program, chosen: Options
+) -> None:
+    by_regions(program, chosen)
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from tests.properties.lengths import two_lengths
 from tests.properties.placing import placed
 from tests.properties.trial import Trial, run
 from tests.properties.witness import unchanged
+from tests.support import regions
 
 Way = Callable[[Program, Options], Trial]
 
@@ -52,6 +53,12 @@ def dynamo(program: Program, options: Options) -> Trial:
     return as_traced(program, options, "eager")
 
 
+def by_regions(program: Program, options: Options) -> Trial:
+    """By way of torch.compile, its graph cut wherever it may be."""
+    with regions.by_regions():
+        return as_traced(program, options, regions.NAME)
+
+
 def inductor(program: Program, options: Options) -> Trial:
     """By way of torch.compile, its graph compiled."""
     return as_traced(program, options, "inductor")
@@ -69,6 +76,7 @@ WAYS: dict[str, Way] = {
         two_lengths,
         placed,
         dynamo,
+        by_regions,
         inductor,
     )
 }
@@ -82,7 +90,8 @@ ROUNDS = (
     *[("examined", 25)] * 2,
     *[("trained", 20)] * 2,
     ("one_by_one", 21),
-    ("dynamo", 12),
+    ("dynamo", 6),
+    ("by_regions", 15),
     ("inductor", 2),
 )
 """How many programs are tried in which way, again and again."""
