@@ -70,4 +70,4 @@ def with_form(options: Options) -> Options:
     return replace(options, form="aten") if own and options.lowering == "inductor" else options
 
 
-register_lowering(Lowering(("inductor",), check, compile_job, takes_mode=True))
+register_lowering(Lowering(("inductor",), check, compile_job, takes_mode=True, takes_regions=True))

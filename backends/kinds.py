@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._dynamo.exc import RestartAnalysis, SkipFrame
 from torch._guards import TracingContext, tracing
 from torch.fx import GraphModule, Interpreter, Node
 
@@ -83,8 +84,18 @@ def compile_all(job: Job, cut: Cut, compile_one: CompileOne) -> Compiled:
         known = found.known(region)
         fitting = _fitting(known, region)
         if fitting is None:
-            shape = Shape.of(cut.kinds[region.key], found.counts_in(region))
-            fitting = _compile(region, shape, found.flags(region), compile_one, options)
+            shape = found.shape_of(region, cut)
+            how = (found.flags(region), compile_one, options)
+            try:
+                fitting = _compile(region, shape, *how)
+            except (RestartAnalysis, SkipFrame):
+                raise
+            except Exception as error:
+                if not shape.lowest:
+                    raise
+                logger.debug("%s takes no symbols", region.nodes[0].name, exc_info=error)
+                found.static.add(region.key)
+                fitting = _compile(region, Shape.of([region]), *how)
             known.append(fitting[0])
             found.compiled += 1
         kind, counts = fitting
@@ -104,6 +115,7 @@ class _Found:
     Attributes:
         trained: does a value require gradients?
         varying: which of a value's dimensions are of lengths that follow from symbols?
+        static: keys of regions whose ops take no symbols.
         compiled: kinds compiled for this program.
     """
 
@@ -115,6 +127,7 @@ class _Found:
             for node, x in zip(placeholders, job.example_inputs, strict=True)
         }
         self.varying: dict[Node, tuple[bool, ...]] = {}
+        self.static: set[Hashable] = set()
         self.compiled = 0
         self._corrected: set[int] = set()
 
@@ -133,13 +146,16 @@ class _Found:
         depends_on = (region.key, tuple(region.outputs), self.flags(region), self.setting)
         return KINDS.setdefault(depends_on, [])
 
-    def counts_in(self, region: Region) -> set[int]:
-        """Where in a region there are lengths that earlier regions made vary."""
-        return {
+    def shape_of(self, region: Region, cut: Cut) -> Shape:
+        """As general as it can be: for all regions alike, and what earlier ones made vary."""
+        if region.key in self.static:
+            return Shape.of([region])
+        vary = {
             position
             for (number, dim), position in region.sizes.items()
             if (own := self.varying.get(region.inputs[number])) is not None and own[dim]
         }
+        return Shape.of(cut.kinds[region.key], vary)
 
     def note(self, region: Region, kind: Kind) -> None:
         """The region is of this kind."""

@@ -14,6 +14,9 @@ def check_lowering(options: Options, mode: str | None) -> None:
     if mode is not None and not lowering.takes_mode:
         taking = next(name for name, own in LOWERINGS.items() if own.takes_mode)
         raise OptionsError(f"mode={mode!r} is for lowering={taking!r} only")
+    if options.regions is True and not lowering.takes_regions:
+        taking = next(name for name, own in LOWERINGS.items() if own.takes_regions)
+        raise OptionsError(f"regions=True is for lowering={taking!r} only")
     if lowering.form == "portable" and options.form in ("pitome", "aten"):
         raise OptionsError(
             f"form={options.form!r} is nothing that lowering={options.lowering!r} takes: leave "

@@ -47,6 +47,7 @@ class Lowering:
         compile: raises LoweringError where the engine cannot take the graph.
         form: the form of merged graphs that it takes, if the user names none.
         takes_mode: it is told the ``mode=`` of torch.compile.
+        takes_regions: it can compile a graph region by region.
     """
 
     names: tuple[str, ...]
@@ -54,6 +55,7 @@ class Lowering:
     compile: Callable[[Job], Compiled]
     form: Form = "pitome"
     takes_mode: bool = False
+    takes_regions: bool = False
 
 
 LOWERINGS: dict[str, Lowering] = {}

@@ -47,6 +47,8 @@ class Options:
         form: ``"pitome"`` (merges are ``torch.ops.pitome`` nodes), ``"aten"`` (these dissolved, so
             that the library is not needed to run the graph), ``"portable"`` (dissolved into few
             ops, for other engines); None for the one that the lowering takes.
+        regions: compile once what repeats in the merged graph (lowering ``"inductor"``): ``"auto"``
+            where it can be done, ``True`` the same with a warning where not, ``False`` never.
         strict: raise instead of falling back to the dense model.
 
     Raises:

@@ -30,6 +30,7 @@ ORDER = (
     ("passes.plan",),
     ("passes.rewrite",),
     ("passes.dissolve",),
+    ("passes.regions",),
     ("passes.pipeline",),
     ("passes.reporting",),
     ("deploy",),

@@ -42,7 +42,7 @@ class Cut:
             self.regions[i] = replace(region_of(old.nodes), outputs=old.outputs)
 
 
-Join = Callable[[Sequence[Hashable], Sequence[int]], Sequence[tuple[int, int]]]
+Join = Callable[[Sequence[int], Sequence[int]], Sequence[tuple[int, int]]]
 """From kinds of atoms and the costs of compiling each to regions, as ranges of atoms."""
 
 

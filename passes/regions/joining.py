@@ -8,9 +8,11 @@ together costs no further compile; another costs what then is compiled twice, an
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+
+Pair = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -23,17 +25,13 @@ class Part:
         start, stop: of its atoms.
     """
 
-    kind: Hashable
+    kind: int
     cost: int
     start: int
     stop: int
 
-    def joined(self, other: Part) -> Part:
-        """With the one that follows."""
-        return Part((self.kind, other.kind), self.cost + other.cost, self.start, other.stop)
 
-
-def join(kinds: Sequence[Hashable], costs: Sequence[int], most_calls: int) -> list[tuple[int, int]]:
+def join(kinds: Sequence[int], costs: Sequence[int], most_calls: int) -> list[tuple[int, int]]:
     """The regions, as ranges of atoms.
 
     Args:
@@ -44,38 +42,34 @@ def join(kinds: Sequence[Hashable], costs: Sequence[int], most_calls: int) -> li
     parts = [
         Part(kind, cost, i, i + 1) for i, (kind, cost) in enumerate(zip(kinds, costs, strict=True))
     ]
+    kinds_so_far = max(kinds, default=0) + 1
     while len(parts) > 1:
         pair, cost = _cheapest(parts)
         if cost > 0 and len(parts) <= most_calls:
             break
-        parts = _replace(parts, pair)
+        parts = _joined(parts, pair, kinds_so_far)
+        kinds_so_far += 1
     return [(part.start, part.stop) for part in parts]
-
-
-Pair = tuple[Hashable, Hashable]
 
 
 def _cheapest(parts: Sequence[Part]) -> tuple[Pair, int]:
     """The pair that is cheapest to join for the calls that it saves, and what it costs."""
     counts = Counter(part.kind for part in parts)
     costs = {part.kind: part.cost for part in parts}
-    ranked = (
-        ((cost / saved, -saved), pair, cost)
-        for pair, saved in _pairs(parts).items()
-        for cost in (_cost(pair, saved, counts, costs),)
-    )
-    _, pair, cost = min(ranked, key=lambda item: item[0])
-    return pair, cost
+    saved = _pairs(parts)
+    cost = {pair: _cost(pair, calls, counts, costs) for pair, calls in saved.items()}
+    pair = min(saved, key=lambda pair: (cost[pair] / saved[pair], -saved[pair]))
+    return pair, cost[pair]
 
 
-def _cost(pair: Pair, saved: int, counts: Counter[Hashable], costs: dict[Hashable, int]) -> int:
+def _cost(pair: Pair, saved: int, counts: Counter[int], costs: dict[int, int]) -> int:
     """Nodes to be compiled beyond what is compiled without joining."""
     first, second = pair
-    added = costs[first] + costs[second]
     if first == second:
-        return added - (costs[first] if counts[first] == 2 * saved else 0)
-    gone = sum(costs[kind] for kind in pair if counts[kind] == saved)
-    return added - gone
+        gone = costs[first] if counts[first] == 2 * saved else 0
+    else:
+        gone = sum(costs[kind] for kind in pair if counts[kind] == saved)
+    return costs[first] + costs[second] - gone
 
 
 def _pairs(parts: Sequence[Part]) -> Counter[Pair]:
@@ -92,14 +86,14 @@ def _pairs(parts: Sequence[Part]) -> Counter[Pair]:
     return found
 
 
-def _replace(parts: Sequence[Part], pair: Pair) -> list[Part]:
+def _joined(parts: Sequence[Part], pair: Pair, kind: int) -> list[Part]:
+    """With every such pair as one part of a new kind."""
     found: list[Part] = []
-    i = 0
-    while i < len(parts):
-        if i + 1 < len(parts) and (parts[i].kind, parts[i + 1].kind) == pair:
-            found.append(parts[i].joined(parts[i + 1]))
-            i += 2
-        else:
-            found.append(parts[i])
-            i += 1
+    left = list(reversed(parts))
+    while left:
+        part = left.pop()
+        if left and (part.kind, left[-1].kind) == pair:
+            other = left.pop()
+            part = Part(kind, part.cost + other.cost, part.start, other.stop)
+        found.append(part)
     return found

@@ -24,6 +24,9 @@ INDEX = "index"
 INDICES = ("block", "blocks")
 """Arguments of pitome ops that are."""
 
+AMOUNT = "amount"
+"""How many tokens a merge removes: it may differ though it be the same in all regions seen."""
+
 SIZES_AS_SCALARS = (
     torch.ops.aten.arange.default,
     torch.ops.aten.arange.start,
@@ -43,6 +46,7 @@ class Region:
         ints: integers at the places in which alike regions may differ; first those of the nodes,
             then sizes and strides of the inputs.
         indices: positions of those among them that may be 0 or 1.
+        amounts: positions of those that say how many tokens a merge removes.
         sizes: positions of those that are sizes of inputs, by (input, dimension).
         outputs: positions of those nodes whose values are used elsewhere.
     """
@@ -52,6 +56,7 @@ class Region:
     key: Hashable
     ints: tuple[int, ...]
     indices: frozenset[int]
+    amounts: frozenset[int]
     sizes: dict[tuple[int, int], int]
     outputs: list[int] = field(default_factory=list)
 
@@ -64,8 +69,16 @@ def region_of(nodes: Sequence[Node]) -> Region:
     key = (tuple(parts), tuple(operands))
     inside = set(nodes)
     outputs = [i for i, node in enumerate(nodes) if any(user not in inside for user in node.users)]
-    found = tuple(reader.ints), frozenset(reader.indices), reader.sizes
-    return Region(list(nodes), list(reader.inputs), key, *found, outputs)
+    return Region(
+        list(nodes),
+        list(reader.inputs),
+        key,
+        tuple(reader.ints),
+        frozenset(reader.indices),
+        frozenset(reader.amounts),
+        reader.sizes,
+        outputs,
+    )
 
 
 class _Reader:
@@ -76,6 +89,7 @@ class _Reader:
         self.inputs: dict[Node, int] = {}
         self.ints: list[int] = []
         self.indices: set[int] = set()
+        self.amounts: set[int] = set()
         self.sizes: dict[tuple[int, int], int] = {}
 
     def read(self, node: Node) -> Hashable:
@@ -97,7 +111,7 @@ class _Reader:
             return ("input", self.inputs.setdefault(x, len(self.inputs)))
         if isinstance(x, tuple | list):
             return tuple(self.value(item, kind) for item in x)
-        if type(x) is int and kind in (SYMBOLIC, INDEX):
+        if type(x) is int and kind in (SYMBOLIC, INDEX, AMOUNT):
             return self.integer(x, kind)
         return (type(x).__name__, repr(x))
 
@@ -107,6 +121,8 @@ class _Reader:
             return n
         if kind == INDEX:
             self.indices.add(len(self.ints))
+        if kind == AMOUNT:
+            self.amounts.add(len(self.ints))
         self.ints.append(n)
         return ANY
 
@@ -129,7 +145,7 @@ class _Reader:
 
 def may_differ(n: int, kind: str) -> bool:
     """May regions that are alike have another integer in its place?"""
-    return n >= 2 if kind == SYMBOLIC else kind == INDEX
+    return kind == INDEX or (kind in (SYMBOLIC, AMOUNT) and n >= 2)
 
 
 def dense_order(sizes: Sequence[int], strides: Sequence[int]) -> tuple[int, ...] | None:
@@ -158,6 +174,7 @@ def types_of(node: Node) -> tuple[list[str], dict[str, str]]:
     named = {argument.name: _type(argument) for argument in arguments}
     if is_pitome_op(node.target):
         named.update(dict.fromkeys(INDICES, INDEX) if "block" in named else {})
+        named.update({"k": AMOUNT} if "k" in named else {})
     if node.target in SIZES_AS_SCALARS:
         named = {k: SYMBOLIC if kind == "NumberType" else kind for k, kind in named.items()}
     missing = len(node.args) - len(named)

@@ -45,20 +45,23 @@ class Shape:
         """What all of these have: integers that go together in all are one symbol.
 
         Args:
-            counts: positions of those that are symbols though they may be the same in all of these.
+            counts: positions of those that are symbols though they be the same in all of these.
         """
         first = regions[0]
         columns = list(zip(*(region.ints for region in regions), strict=True))
-        counted = {columns[i] for i in counts}
+        counted = {columns[i] for i in (*counts, *first.amounts)}
         symbols: dict[tuple[bool, tuple[int, ...]], int] = {}
         slots: list[int | None] = []
         for i, column in enumerate(columns):
             is_index = i in first.indices
-            is_fixed = len(set(column)) == 1 and (is_index or column not in counted)
+            is_fixed = len(set(column)) == 1 and not is_index and column not in counted
             own = (is_index, column)
             slots.append(None if is_fixed else symbols.setdefault(own, len(symbols)))
         fixed = tuple(n if slot is None else 0 for n, slot in zip(first.ints, slots, strict=True))
-        lowest = (None if is_index else min(SMALL, *column) for is_index, column in symbols)
+        lowest = (
+            None if is_index else SMALL if min(column) >= 2 * SMALL else 2
+            for is_index, column in symbols
+        )
         return cls(tuple(slots), fixed, tuple(lowest))
 
     def values(self, ints: Sequence[int]) -> tuple[int, ...] | None:

@@ -18,6 +18,9 @@ from pitome_fx import deploy
 from pitome_fx.errors import OptionsError, UsageError
 from pitome_fx.options import AMOUNTS, DEFAULT_FLOPS, Options
 
+OF_LOWERING = ("lowering", "lowering_options", "regions")
+"""Options of torch.compile alone."""
+
 EPILOG = """\
 how a model is named:
   module:callable  called without arguments (but for --set); returns a model, (model, args) or
@@ -50,7 +53,7 @@ def make_parser() -> argparse.ArgumentParser:
     about = "print what merges, what does not, and why"
     explain = _add_command(commands, "explain", about)
     explain.add_argument("--json", action="store_true", help="print the report as JSON")
-    _add_options(explain, without=("lowering", "lowering_options", "form", "strict"))
+    _add_options(explain, without=(*OF_LOWERING, "form", "strict"))
     about = "write the model on merged tokens to a file that needs no pitome_fx to run"
     export = _add_command(commands, "export", about)
     titles = ", ".join(f"{name}: {format.title}" for name, format in deploy.FORMATS.items())
@@ -63,7 +66,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="any number of items: the first dimension of every input (else that of the inputs)",
     )
     export.add_argument("--no-check", action="store_true", help="do not run the file once written")
-    _add_options(export, without=("lowering", "lowering_options", "form"))
+    _add_options(export, without=(*OF_LOWERING, "form"))
     about = "find on your own inputs how much to merge where, without labels"
     calibrate = _add_command(commands, "calibrate", about)
     calibrate.add_argument(
@@ -83,7 +86,7 @@ def make_parser() -> argparse.ArgumentParser:
     calibrate.add_argument(
         "-o", "--output", type=Path, metavar="FILE", help="JSON (default: printed)"
     )
-    _add_options(calibrate, without=(*AMOUNTS, "blocks", "lowering", "lowering_options", "form"))
+    _add_options(calibrate, without=(*AMOUNTS, "blocks", *OF_LOWERING, "form"))
     return parser
 
 

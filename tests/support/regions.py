@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,7 +17,7 @@ from pitome_fx.passes.regions.cutting import Cut, cut
 NAME = "by-regions"
 
 
-def apart(kinds: Sequence[Hashable], costs: Sequence[int]) -> list[tuple[int, int]]:
+def apart(kinds: Sequence[int], costs: Sequence[int]) -> list[tuple[int, int]]:
     """Every atom is a region."""
     return [(i, i + 1) for i in range(len(kinds))]
 
