@@ -19,7 +19,7 @@ MUTANTS = [
     ),
     Mutant(
         "a changed op body meets a warm cache",
-        "backends/inductor.py",
+        "backends/caching.py",
         'return hashlib.sha256("\\0".join(parts).encode()).hexdigest()',
         'return ""',
         "tests/test_cache.py",
