@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -185,11 +186,22 @@ def _compile(
     assert counts is not None
     # Nothing of this must reach the guards of the program that is being compiled.
     with tracing(TracingContext(traced.mode)):
-        with traced.mode:
+        with traced.mode, _without_errors_of_fake_tensors():
             outputs = Interpreter(traced.graph).run(*traced.inputs)
         misread = _misread(traced, outputs, region, counts)
         call = compile_one(traced.graph, traced.inputs, options)
     return Kind(shape, traced, call, tuple(outputs), misread), counts
+
+
+@contextmanager
+def _without_errors_of_fake_tensors() -> Iterator[None]:
+    """An op that takes no symbols is no error of the user's."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    was_disabled, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = was_disabled
 
 
 def _misread(

@@ -14,6 +14,7 @@ from torch.fx import GraphModule
 from pitome_fx.backends.kinds import CompileOne, compile_all
 from pitome_fx.backends.lowering import Compiled, Job
 from pitome_fx.errors import PitomeWarning, in_short
+from pitome_fx.passes.capture.program import without_collecting
 from pitome_fx.passes.plan.flops import COUNTED
 from pitome_fx.passes.regions.cutting import Cut, cut
 from pitome_fx.passes.regions.joining import join
@@ -41,7 +42,8 @@ def by_regions(job: Job, compile_one: CompileOne, why_whole: str | None) -> Comp
         found = why_whole
     else:
         most = _most_calls(job.graph)
-        found = cut(job.graph, job.example_inputs, partial(join, most_calls=most))
+        with without_collecting():
+            found = cut(job.graph, job.example_inputs, partial(join, most_calls=most))
         if isinstance(found, Cut) and len(found.kinds) == len(found.regions):
             found = "no two parts of it are alike"
     if isinstance(found, Cut):

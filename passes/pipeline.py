@@ -15,7 +15,7 @@ import torch
 from torch.fx import GraphModule
 
 from pitome_fx.options import Options
-from pitome_fx.passes.capture.program import Program
+from pitome_fx.passes.capture.program import Program, without_collecting
 from pitome_fx.passes.detect.detection import Detection, detect
 from pitome_fx.passes.dissolve.dissolving import dissolve
 from pitome_fx.passes.failures import failing_in
@@ -83,11 +83,13 @@ def run(capture: Callable[[], Program], options: Options, observe: Observe = log
     """
     options = options.resolved()
     stages = Stages(observe)
-    program = stages.run("capture", capture)
-    detection = stages.run("detect", detect, program, options.protected)
-    plan = stages.run("plan", make_plan, program, detection, options)
-    plan, rewritten = stages.run("rewrite", rewrite_what_pays, program, detection, plan, options)
-    merged = stages.run("dissolve", _in_form, program, rewritten, options)
+    with without_collecting():
+        program = stages.run("capture", capture)
+        detection = stages.run("detect", detect, program, options.protected)
+        plan = stages.run("plan", make_plan, program, detection, options)
+        how = (program, detection, plan, options)
+        plan, rewritten = stages.run("rewrite", rewrite_what_pays, *how)
+        merged = stages.run("dissolve", _in_form, program, rewritten, options)
     return Outcome(program, detection, plan, options, rewritten, merged, stages.seconds)
 
 

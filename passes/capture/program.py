@@ -196,12 +196,12 @@ def trace(
         stack.enter_context(_allow_real_constants(fake_mode))
         stack.enter_context(torch.fx.traceback.preserve_node_meta())
         stack.enter_context(_as_if_exporting())
-        stack.enter_context(_without_collecting())
+        stack.enter_context(without_collecting())
         return make_fx(traced, pre_dispatch=True, _allow_non_fake_inputs=True)(*inputs)
 
 
 @contextmanager
-def _without_collecting() -> Iterator[None]:
+def without_collecting() -> Iterator[None]:
     """No garbage is looked for: that takes a tenth of a trace, and may end somebody's ``no_grad``,
     kept by a generator that nobody finished, in the middle of it."""
     was_enabled = gc.isenabled()

@@ -17,6 +17,8 @@ from pitome_fx.passes.aten.families import COSTLY, SDPA
 from pitome_fx.passes.capture.subclasses import op_of
 from pitome_fx.passes.tokens.sizes import Size, hint
 
+Described = tuple[Any, Any]
+
 COUNTED = COSTLY | {op.overload for op in OPS.values() if op.costly}
 
 
@@ -47,10 +49,18 @@ class FlopCounter:
 
     def call(self, op: Any, args: Any, kwargs: Any) -> int:
         """FLOPs of one op on tensors of the given shapes."""
-        args, kwargs = pytree.tree_map(self._described, (args, kwargs))
-        key = (op, repr((args, kwargs)))
+        return self.called(op, self.described(args, kwargs))
+
+    def described(self, args: Any, kwargs: Any) -> Described:
+        """Operands by their shapes, which can be counted when their tensors are gone."""
+        described: Described = pytree.tree_map(self._described, (args, kwargs))
+        return described
+
+    def called(self, op: Any, operands: Described) -> int:
+        """FLOPs of one op on operands that are described."""
+        key = (op, repr(operands))
         if key not in self._known:
-            self._known[key] = self._count(op, args, kwargs)
+            self._known[key] = self._count(op, *operands)
         return self._known[key]
 
     def _count(self, op: Any, args: Any, kwargs: Any) -> int:

@@ -21,7 +21,7 @@ from pitome_fx.passes.detect.detection import Block, Detection
 from pitome_fx.passes.detect.mask import Mask
 from pitome_fx.passes.detect.sites import Site
 from pitome_fx.passes.plan.cost import merge_overhead
-from pitome_fx.passes.plan.flops import FlopCounter
+from pitome_fx.passes.plan.flops import Described, FlopCounter
 from pitome_fx.passes.plan.planning import Plan, PlannedMerge
 from pitome_fx.passes.replay.events import LiftEvent, ProjectEvent, UnweightedEvent
 from pitome_fx.passes.replay.interpreter import Replay
@@ -133,7 +133,7 @@ class Merger:
         self.done: list[Merge] = []
         self.skipped: dict[Site, str] = {}
         self.counter = FlopCounter()
-        self.flops_on: dict[int, int] = {}
+        self.calls: list[tuple[Any, Described, set[int]]] = []
 
     def __call__(self, replay: Replay, node: Node, value: Any) -> Any:
         merge = self.planned.get(node)
@@ -147,7 +147,7 @@ class Merger:
             return value
 
     def count(self, op: Any, args: Any, kwargs: Any) -> None:
-        """Note for every merge the FLOPs that run on its tokens."""
+        """Note an op that runs on tokens of merges, to be counted if one of these is doubtful."""
         if op not in COSTLY:
             return
         operands = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, TokenTensor)]
@@ -155,9 +155,7 @@ class Merger:
         if not merges:
             return
         args, kwargs = pytree.tree_map_only(TokenTensor, lambda x: x.data, (args, kwargs))
-        flops = self.counter.call(op, args, kwargs)
-        for i in merges:
-            self.flops_on[i] = self.flops_on.get(i, 0) + flops
+        self.calls.append((op, self.counter.described(args, kwargs), merges))
 
     def unprofitable(self, undone: set[int]) -> tuple[PlannedMerge, ...]:
         """Of the merges that lifts undo, those without which the graph would take fewer FLOPs."""
@@ -167,9 +165,14 @@ class Merger:
         """FLOPs that its tokens save, less those of matching and merging."""
         merge = self.done[i]
         before, after = hint(merge.before), hint(merge.after)
-        saved = self.flops_on.get(i, 0) * (before / after - 1)
+        saved = self._flops_on(i) * (before / after - 1)
         share = before / hint(merge.planned.block.axis.size)
         return saved - merge_overhead(merge.planned.block, after / before, self.options) * share**2
+
+    def _flops_on(self, i: int) -> int:
+        """What runs on its tokens."""
+        calls = ((op, operands) for op, operands, merges in self.calls if i in merges)
+        return sum(self.counter.called(op, operands) for op, operands in calls)
 
     def _merge(self, replay: Replay, merge: PlannedMerge, x: TokenTensor) -> TokenTensor:
         block = merge.block
