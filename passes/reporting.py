@@ -12,6 +12,8 @@ from pitome_fx.passes.detect.sites import Site
 from pitome_fx.passes.failures import module_path
 from pitome_fx.passes.pipeline import Outcome
 from pitome_fx.passes.plan.flops import FlopCounter
+from pitome_fx.passes.regions.budget import cut_where_alike
+from pitome_fx.passes.regions.cutting import Cut
 from pitome_fx.passes.tokens.dims import dense_length
 from pitome_fx.passes.tokens.sizes import hint
 from pitome_fx.report import BlockReport, Place, Report
@@ -32,6 +34,7 @@ def make_report(
         for stage, spent in outcome.seconds.items():
             seconds[stage] = seconds.get(stage, 0.0) + spent
     options = outcomes[0].options if outcomes else options or Options()
+    cuts = [found for outcome in outcomes if (found := _cut(outcome)) is not None]
     own_notes = dict.fromkeys(note for outcome in outcomes for note in outcome.notes)
     return Report(
         blocks=tuple(b for i, outcome in enumerate(outcomes) for b in _blocks(i, outcome)),
@@ -41,9 +44,20 @@ def make_report(
         flops_after=sum(after),
         algorithm=options.algorithm,
         proportional=options.proportional,
+        regions=sum(len(cut.regions) for cut in cuts),
+        kinds=len({key for cut in cuts for key in cut.kinds}),
         notes=(*own_notes, *notes),
         seconds=seconds,
     )
+
+
+def _cut(outcome: Outcome) -> Cut | None:
+    """Its regions, where the lowering compiles by regions."""
+    options = outcome.options
+    if outcome.rewritten is None or options.regions is False or options.lowering != "inductor":
+        return None
+    found = cut_where_alike(outcome.rewritten.graph, outcome.program.given)
+    return found if isinstance(found, Cut) else None
 
 
 def _blocks(graph: int, outcome: Outcome) -> list[BlockReport]:

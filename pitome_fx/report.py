@@ -55,6 +55,8 @@ class Report:
         flops_before, flops_after: per call, matching and merging included.
         algorithm: the merging algorithm.
         proportional: whether attention got its log-size term.
+        regions, kinds: parts that Inductor is given, and how many of these differ so that each is
+            compiled; 0 where it is given whole graphs.
         notes: what else the user should know.
         seconds: wall time of the pass by stage, summed over the graphs.
     """
@@ -66,6 +68,8 @@ class Report:
     flops_after: int
     algorithm: str
     proportional: bool
+    regions: int
+    kinds: int
     notes: tuple[str, ...]
     seconds: dict[str, float]
 
@@ -93,6 +97,8 @@ class Report:
         )
         if not self.proportional:
             console.print("Attention is not proportional: merged keys count as one token each.")
+        if self.regions:
+            console.print(f"Inductor compiles {self.regions} regions of {self.kinds} kinds, each kind once.")
         for note in self.notes:
             console.print(f"Note: {note}")
         return out.getvalue().rstrip()

@@ -6,4 +6,5 @@ joining     which neighbours are joined, so that there are few calls and few kin
 structure   what makes two regions alike, and the integers in which they differ
 symbolic    one graph for all regions of a kind, with symbols for those integers
 cutting     the stage: all of it
+budget      how many regions there may be
 """
