@@ -54,9 +54,10 @@ format: env ## apply formatting and safe fixes
 demo: env ## train a small ViT on digits, compile it with the backend, show what was merged and the speed
 	$(BIN)/python examples/demo.py $(ARGS)
 
-bench: env ## measure the speed-up over plain Inductor and the time of the pass itself
+bench: env ## measure the speed-up over plain Inductor, the time of the pass and of first calls
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/pass_time.py
+	$(BIN)/python benchmarks/compile_time.py
 
 study: env ## measure what each algorithm costs on real models and data (ARGS=--quick: 10 minutes)
 	OMP_NUM_THREADS=$(JOBS) $(BIN)/python -W ignore -m benchmarks.study.run $(ARGS)

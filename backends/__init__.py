@@ -4,11 +4,15 @@ dynamo      what ``torch.compile(model, backend="pitome")`` calls
 verdict     what is said of a function of several graphs
 lower       calls the lowering that the options name
 lowering    what a lowering is; one file each:
-inductor      the default, with what its caches are told
+inductor      the default
 eager         the graph as it is
 openvino      OpenVINO's Dynamo backend
 tensorrt      Torch-TensorRT, for Dynamo graphs and for exported programs
 registered    any other registered Dynamo backend
+regional      compiles by regions, where these are alike
+kinds         compiled kinds of regions
+calls         a program as a list of calls of these
+caching       what compile caches are told
 fallback    the first run of a lowered graph, and what runs if it fails
 """
 

@@ -332,6 +332,17 @@ class TestAlike:
 
         assert region(f, self.X).key != region(f, other).key
 
+    def test_which_value_is_which(self) -> None:
+        def f(x: Tensor) -> Tensor:
+            a, b = x + 1, x * 2
+            return a - b
+
+        def g(x: Tensor) -> Tensor:
+            a, b = x + 1, x * 2
+            return b - a
+
+        assert region(f, self.X).key != region(g, self.X).key
+
     def test_which_operand_is_which(self) -> None:
         a, b = torch.randn(3, 3), torch.randn(3, 3)
         assert region(lambda x, y: x * y + x, a, b).key != region(lambda x, y: x * y + y, a, b).key

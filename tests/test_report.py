@@ -47,6 +47,12 @@ class TestReport:
         assert "pitome" in text and "3 of 3" in text
         assert f"{report.flops_after / report.flops_before:.1%}" in text
 
+    def test_regions_are_counted_where_they_are_compiled(self, report: Report) -> None:
+        assert report.regions > report.kinds > 1
+        assert f"{report.regions} regions of {report.kinds} kinds" in str(report)
+        whole = explained(timm_vit(), ratio=0.8, regions=False)
+        assert (whole.regions, whole.kinds) == (0, 0) and "regions" not in str(whole)
+
     def test_json_holds_every_field(self, report: Report) -> None:
         data = json.loads(report.to_json(indent=1))
         assert data["blocks"][0] == {
