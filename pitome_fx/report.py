@@ -98,7 +98,8 @@ class Report:
         if not self.proportional:
             console.print("Attention is not proportional: merged keys count as one token each.")
         if self.regions:
-            console.print(f"Inductor compiles {self.regions} regions of {self.kinds} kinds, each kind once.")
+            counted = f"{self.regions} regions of {self.kinds} kinds"
+            console.print(f"Inductor compiles {counted}, each kind once.")
         for note in self.notes:
             console.print(f"Note: {note}")
         return out.getvalue().rstrip()
