@@ -103,6 +103,31 @@ class TestTheWholeGraph:
         assert isinstance(cut, Cut) and len(cut.kinds) < len(cut.regions)
         assert torch.equal(whole, parts)
 
+    def test_what_one_block_alone_hands_out(self) -> None:
+        class Tapped(nn.Module):
+            """Returns what one of its MLPs computes inside."""
+
+            def __init__(self) -> None:
+                super().__init__()
+                self.qkv = nn.ModuleList(nn.Linear(24, 72) for _ in range(4))
+                self.out = nn.ModuleList(nn.Linear(24, 24) for _ in range(4))
+
+            def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+                inside = []
+                for qkv, out in zip(self.qkv, self.out, strict=True):
+                    q, k, v = qkv(x).view(2, -1, 3, 4, 6).permute(2, 0, 3, 1, 4)
+                    y = nn.functional.scaled_dot_product_attention(q, k, v)
+                    x = x + y.transpose(1, 2).flatten(2)
+                    inside.append(out(x))
+                    x = x + inside[-1].tanh()
+                return x, inside[2] * 2
+
+        case = Case(Tapped().eval(), (torch.randn(2, 25, 24),)).to(torch.float64)
+        with torch.no_grad(), by_regions() as cuts:
+            whole, parts = run(case, "eager"), run(case, NAME)
+        assert isinstance(cuts[0], Cut)
+        assert all(torch.equal(a, b) for a, b in zip(whole, parts, strict=True))
+
     def test_values_are_freed_after_their_last_use(self) -> None:
         """Each region adds one to a value that the next alone reads."""
         graph = make_fx(lambda x: (x + 1) * 2 - 3 + 4, tracing_mode="fake")(torch.randn(3))
