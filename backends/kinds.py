@@ -20,6 +20,7 @@ from torch.fx import GraphModule, Interpreter, Node
 from pitome_fx.backends.caching import digest, of_a_region
 from pitome_fx.backends.calls import Step, program
 from pitome_fx.backends.lowering import Compiled, Job
+from pitome_fx.ops import OPS, is_pitome_op
 from pitome_fx.options import Options
 from pitome_fx.passes.regions.cutting import Cut
 from pitome_fx.passes.regions.structure import Region
@@ -187,10 +188,20 @@ def _compile(
     # Nothing of this must reach the guards of the program that is being compiled.
     with tracing(TracingContext(traced.mode)):
         with traced.mode, _without_errors_of_fake_tensors():
-            outputs = Interpreter(traced.graph).run(*traced.inputs)
+            run = Interpreter if any(trained) else _Shapes
+            outputs = run(traced.graph).run(*traced.inputs)
         misread = _misread(traced, outputs, region, counts)
         call = compile_one(traced.graph, traced.inputs, options)
     return Kind(shape, traced, call, tuple(outputs), misread), counts
+
+
+class _Shapes(Interpreter):
+    """Finds the shapes of a graph's results; of pitome ops without their bodies."""
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        if is_pitome_op(target):
+            return OPS[target._schema.name.removeprefix("pitome::")].shape(*args, **kwargs)
+        return super().call_function(target, args, kwargs)
 
 
 @contextmanager
