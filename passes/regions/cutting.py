@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch.fx import GraphModule, Node
 
 from pitome_fx.ops import OPS
@@ -56,6 +57,7 @@ def cut(graph: GraphModule, inputs: Sequence[Any], join: Join) -> Cut | str:
     if reason is not None:
         return reason
     _keep_last_sizes(graph)
+    _say_counts(graph)
     for node in graph.graph.find_nodes(op="get_attr"):
         node.meta.setdefault("val", attribute(graph, str(node.target)))
     parts = atoms(graph)
@@ -94,3 +96,19 @@ def _keep_last_sizes(graph: GraphModule) -> None:
             added = graph.graph.call_function(merge_size, (size, kept, moved, target))
         value = size.meta["val"].new_empty(kept.meta["val"].shape)
         added.meta = {**node.meta, "val": value}
+
+
+def _say_counts(graph: GraphModule) -> None:
+    """Have the number of kept tokens written out behind every match.
+
+    As a symbol of its own it is a plain length to all that follows; as a difference it is none
+    that kernels could be known to share.
+    """
+    match, view = OPS["match"].overload, torch.ops.aten.view.default
+    for node in graph.graph.find_nodes(op="call_function", target=match):
+        for kept in [user for user in node.users if user.args[1] == 0]:
+            shape = list(kept.meta["val"].shape)
+            with graph.graph.inserting_after(kept):
+                said = graph.graph.call_function(view, (kept, shape))
+            said.meta = dict(kept.meta)
+            kept.replace_all_uses_with(said, lambda user, said=said: user is not said)

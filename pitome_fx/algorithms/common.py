@@ -66,9 +66,11 @@ def merge_order(score: Tensor, padding: Tensor | None) -> Tensor:
 
 def every_other(order: Tensor) -> tuple[Tensor, Tensor]:
     """The 1st, 3rd, 5th… and the 2nd, 4th, 6th… of an order (B, T)."""
-    # As slices with steps they are views, of which Inductor asks whether T is even.
-    places = torch.arange(order.shape[1], device=order.device)
-    first, second = places[0::2], places[1::2]
+    # Slices with steps are views, of which Inductor asks whether T is even; and of symbolic
+    # lengths T − T // 2 and T // 2 are known to add up to T.
+    half = order.shape[1] // 2
+    first = torch.arange(order.shape[1] - half, device=order.device) * 2
+    second = torch.arange(half, device=order.device) * 2 + 1
     return order.index_select(1, first), order.index_select(1, second)
 
 
