@@ -68,6 +68,9 @@ class Kind:
         return [tuple(not isinstance(n, int) for n in x.shape) for x in self.outputs]
 
 
+_BACKWARD_AT_ONCE = {"force_non_lazy_backward_lowering": True}
+"""What the backward pass assumes of lengths must be known before a kind is used for others."""
+
 KINDS: dict[Hashable, list[Kind]] = {}
 """All that this process has compiled, by what they depend on."""
 
@@ -97,7 +100,7 @@ def compile_all(job: Job, cut: Cut, compile_one: CompileOne) -> Compiled:
                     raise
                 logger.debug("%s takes no symbols", region.nodes[0].name, exc_info=error)
                 found.static.add(region.key)
-                fitting = _compile(region, Shape.of([region]), *how)
+                fitting = _compile(region, Shape.of_one(region), *how)
             known.append(fitting[0])
             found.compiled += 1
         kind, counts = fitting
@@ -151,7 +154,7 @@ class _Found:
     def shape_of(self, region: Region, cut: Cut) -> Shape:
         """As general as it can be: for all regions alike, and what earlier ones made vary."""
         if region.key in self.static:
-            return Shape.of([region])
+            return Shape.of_one(region)
         vary = {
             position
             for (number, dim), position in region.sizes.items()
@@ -191,7 +194,8 @@ def _compile(
             run = Interpreter if any(trained) else _Shapes
             outputs = run(traced.graph).run(*traced.inputs)
         misread = _misread(traced, outputs, region, counts)
-        call = compile_one(traced.graph, traced.inputs, options)
+        with torch._functorch.config.patch(_BACKWARD_AT_ONCE):
+            call = compile_one(traced.graph, traced.inputs, options)
     return Kind(shape, traced, call, tuple(outputs), misread), counts
 
 

@@ -64,6 +64,11 @@ class Shape:
         )
         return cls(tuple(slots), fixed, tuple(lowest))
 
+    @classmethod
+    def of_one(cls, region: Region) -> Shape:
+        """This region's, without symbols."""
+        return cls((None,) * len(region.ints), region.ints, ())
+
     def values(self, ints: Sequence[int]) -> tuple[int, ...] | None:
         """The symbols' values in a region, None if the region is not of this shape."""
         found: dict[int, int] = {}
