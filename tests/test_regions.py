@@ -168,11 +168,11 @@ class TestInductor:
         assert len(cuts) == 2
 
     def test_training_is_the_same(self) -> None:
-        case = by_hand(pool="mean", depth=4).to(torch.float64)
+        case = by_hand(pool="mean", depth=3).to(torch.float64)
         found = []
-        for regions in (True, False):
+        for lowering in ("inductor", "eager"):
             case.model.zero_grad()
-            output = run(case, "inductor", regions=regions)
+            output = run(case, lowering)
             output.square().sum().backward()
             found.append((output, *(p.grad.clone() for p in case.model.parameters())))
         for a, b in zip(*found, strict=True):
@@ -184,7 +184,7 @@ class TestInductor:
         class Trained(nn.Module):
             def __init__(self) -> None:
                 super().__init__()
-                self.body = by_hand(pool="none", depth=4).model
+                self.body = by_hand(pool="none", depth=3).model
                 self.norm = nn.BatchNorm1d(5)
                 self.drop = nn.Dropout(0.3)
 
@@ -192,13 +192,12 @@ class TestInductor:
                 return self.norm(self.drop(self.body(self.drop(x))).mean(1))
 
         found = []
-        for regions in (True, False):
+        for lowering, own in (("inductor", {"fallback_random": True}), ("eager", {})):
             torch.manual_seed(0)
             model = Trained().double().train()
             x = torch.randn(4, 25, 24, dtype=torch.float64)
-            how = {"regions": regions, "lowering_options": {"fallback_random": True}}
             torch.manual_seed(1)
-            output = run(Case(model, (x,)), "inductor", **how)
+            output = run(Case(model, (x,)), lowering, lowering_options=own)
             output.square().sum().backward()
             grads = [p.grad for p in model.parameters() if p.grad is not None]
             found.append((output, *model.buffers(), *grads))
@@ -210,9 +209,9 @@ class TestInductor:
         class Mixed(nn.Module):
             def __init__(self) -> None:
                 super().__init__()
-                self.first = by_hand(pool="none", depth=3).model
+                self.first = by_hand(pool="none", depth=2).model
                 self.between = nn.Linear(5, 24)
-                self.second = by_hand(pool="none", depth=3).model
+                self.second = by_hand(pool="none", depth=2).model
 
             def forward(self, x: Tensor) -> Tensor:
                 x = self.between(self.first(x))
@@ -220,20 +219,22 @@ class TestInductor:
                     return self.second(x.float())
 
         case = Case(Mixed().eval(), (torch.randn(2, 25, 24),))
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            whole, parts = (run(case, "inductor", regions=r) for r in (False, True))
-        torch.testing.assert_close(whole, parts, rtol=2e-2, atol=2e-2)
-        assert whole.dtype == parts.dtype
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), by_regions() as cuts:
+            whole, parts = (run(case, lowering) for lowering in ("eager", NAME))
+        assert isinstance(cuts[0], Cut) and len(cuts[0].regions) > 10
+        assert torch.equal(whole, parts) and whole.dtype == parts.dtype
 
     def test_another_setting_compiles_anew(self, caplog: pytest.LogCaptureFixture) -> None:
-        case = by_hand(pool="cls", depth=4)
-        with caplog.at_level(logging.INFO, "pitome_fx"):
+        case = by_hand(pool="cls", depth=3)
+        with caplog.at_level(logging.INFO, "pitome_fx"), by_regions():
             with torch.no_grad():
-                run(case, "inductor")
+                run(case, NAME)
                 _, different, _ = said(caplog)
-                run(case, "inductor", lowering_options={"epilogue_fusion": False})
+                run(case, NAME)
+                assert said(caplog)[2] == 0
+                run(case, NAME, lowering_options={"epilogue_fusion": False})
                 assert said(caplog)[2] == different
-            run(case, "inductor")  # with gradients
+            run(case, NAME)  # with gradients
             assert said(caplog)[2] == different
 
     def test_ops_that_take_no_symbols_are_compiled_for_their_lengths(self) -> None:
@@ -259,7 +260,7 @@ class TestWhole:
     """What is compiled as a whole, and who is told."""
 
     def test_a_symbolic_batch(self, caplog: pytest.LogCaptureFixture) -> None:
-        case = by_hand(pool="cls", depth=4).to(torch.float64)
+        case = by_hand(pool="cls", depth=2).to(torch.float64)
         model = torch.compile(case.model, backend="pitome", options={"ratio": 0.75}, dynamic=True)
         with torch.no_grad(), caplog.at_level(logging.INFO, "pitome_fx"):
             output = model(*case.args)
@@ -268,7 +269,7 @@ class TestWhole:
             close(output, run(case, "eager"))
 
     def test_modes_that_see_the_whole(self, caplog: pytest.LogCaptureFixture) -> None:
-        case = by_hand(pool="cls", depth=4)
+        case = by_hand(pool="cls", depth=2)
         with torch.no_grad(), caplog.at_level(logging.INFO, "pitome_fx"):
             run(case, "inductor", lowering_options={"mode": "reduce-overhead"})
         assert "compiled as a whole: CUDA graphs" in caplog.text
@@ -281,7 +282,7 @@ class TestWhole:
 
     def test_false_is_heeded(self, caplog: pytest.LogCaptureFixture) -> None:
         with torch.no_grad(), caplog.at_level(logging.INFO, "pitome_fx"):
-            run(by_hand(pool="cls", depth=3), "inductor", regions=False)
+            run(by_hand(pool="cls", depth=2), "inductor", regions=False)
         assert "regions of" not in caplog.text and not kinds.KINDS
 
     def test_other_lowerings_have_none(self) -> None:
@@ -442,12 +443,11 @@ class TestCaches:
         """A kind read from the cache is not taken for lengths that its code does not fit."""
 
         case = by_hand(pool="cls", depth=4).to(torch.float64)
+        how = {"algorithm": "pitome-vision"}  # asks in which half of the blocks it is
         with torch.no_grad(), torch._inductor.utils.fresh_cache():
             for _ in range(2):
-                for algorithm in ("pitome", "tome", "pitome-vision"):
-                    kinds.KINDS.clear()
-                    parts = run(case, "inductor", algorithm=algorithm)
-                    close(parts, run(case, "eager", algorithm=algorithm))
+                kinds.KINDS.clear()
+                close(run(case, "inductor", **how), run(case, "eager", **how))
 
 
 def test_options_take_it() -> None:

@@ -11,7 +11,7 @@ from torch.fx import GraphModule, Node
 
 from pitome_fx.ops import OPS
 from pitome_fx.passes.regions.atoms import atoms, attribute
-from pitome_fx.passes.regions.structure import Region, region_of
+from pitome_fx.passes.regions.structure import SAYS_COUNT, Region, region_of
 from pitome_fx.passes.regions.whole import why_whole
 
 NODES_OF_MATCH = 60
@@ -104,11 +104,11 @@ def _say_counts(graph: GraphModule) -> None:
     As a symbol of its own it is a plain length to all that follows; as a difference it is none
     that kernels could be known to share.
     """
-    match, view = OPS["match"].overload, torch.ops.aten.view.default
+    match, expand = OPS["match"].overload, torch.ops.aten.expand.default
     for node in graph.graph.find_nodes(op="call_function", target=match):
         for kept in [user for user in node.users if user.args[1] == 0]:
-            shape = list(kept.meta["val"].shape)
+            count = kept.meta["val"].shape[1]
             with graph.graph.inserting_after(kept):
-                said = graph.graph.call_function(view, (kept, shape))
-            said.meta = dict(kept.meta)
+                said = graph.graph.call_function(expand, (kept, [-1, count]))
+            said.meta = {**kept.meta, SAYS_COUNT: True}
             kept.replace_all_uses_with(said, lambda user, said=said: user is not said)

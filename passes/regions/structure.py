@@ -25,7 +25,10 @@ INDICES = ("block", "blocks")
 """Arguments of pitome ops that are."""
 
 AMOUNT = "amount"
-"""How many tokens a merge removes: it may differ though it be the same in all regions seen."""
+"""How many tokens a merge removes, or leaves: may differ though it be the same in all seen."""
+
+SAYS_COUNT = "pitome_says_count"
+"""Marks nodes whose sizes are such."""
 
 SIZES_AS_SCALARS = (
     torch.ops.aten.arange.default,
@@ -46,7 +49,7 @@ class Region:
         ints: integers at the places in which alike regions may differ; first those of the nodes,
             then sizes and strides of the inputs.
         indices: positions of those among them that may be 0 or 1.
-        amounts: positions of those that say how many tokens a merge removes.
+        amounts: positions of those that say how many tokens a merge removes, or leaves.
         sizes: positions of those that are sizes of inputs, by (input, dimension).
         outputs: positions of those nodes whose values are used elsewhere.
     """
@@ -175,6 +178,8 @@ def types_of(node: Node) -> tuple[list[str], dict[str, str]]:
     if is_pitome_op(node.target):
         named.update(dict.fromkeys(INDICES, INDEX) if "block" in named else {})
         named.update({"k": AMOUNT} if "k" in named else {})
+    if SAYS_COUNT in node.meta:
+        named["size"] = AMOUNT
     if node.target in SIZES_AS_SCALARS:
         named = {k: SYMBOLIC if kind == "NumberType" else kind for k, kind in named.items()}
     missing = len(node.args) - len(named)
