@@ -23,6 +23,7 @@ DEFAULTS = {
     "lowering": "inductor",
     "lowering_options": {},
     "form": None,
+    "regions": "auto",
     "strict": False,
 }
 
