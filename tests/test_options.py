@@ -49,6 +49,7 @@ ALLOWED: list[dict[str, Any]] = [
     {"min_tokens": 2},
     {"lowering": "aot_eager"},
     {"lowering_options": {"max_autotune": True}},
+    {"regions": False},
     {"strict": True},
 ]
 
@@ -91,6 +92,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("lowering_options", ["mode"], "a mapping"),
     ("lowering_options", None, "a mapping"),
     ("form", "onnx", "'pitome', 'aten' or 'portable'"),
+    ("regions", "sometimes", "'auto', True or False"),
     ("strict", "yes", "True or False"),
 ]
 

@@ -16,7 +16,6 @@ from torch._dynamo.exc import BackendCompilerFailed
 from torch._dynamo.utils import counters
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pitome_fx import Options, OptionsError
 from pitome_fx.backends import kinds
 from pitome_fx.backends.calls import Step, program
 from pitome_fx.passes.regions.atoms import atoms, in_order
@@ -448,9 +447,3 @@ class TestCaches:
             for _ in range(2):
                 kinds.KINDS.clear()
                 close(run(case, "inductor", **how), run(case, "eager", **how))
-
-
-def test_options_take_it() -> None:
-    assert Options().regions == "auto"
-    with pytest.raises(OptionsError, match="regions='sometimes' is not allowed"):
-        Options(regions="sometimes")  # type: ignore[arg-type]
