@@ -194,7 +194,7 @@ def _compile(
             run = Interpreter if any(trained) else _Shapes
             outputs = run(traced.graph).run(*traced.inputs)
         misread = _misread(traced, outputs, region, counts)
-        with torch._functorch.config.patch(_BACKWARD_AT_ONCE):
+        with torch._functorch.config.patch(_BACKWARD_AT_ONCE if shape.lowest else {}):
             call = compile_one(traced.graph, traced.inputs, options)
     return Kind(shape, traced, call, tuple(outputs), misread), counts
 
