@@ -43,7 +43,9 @@ def _described(x: Tensor, known: dict[Any, int]) -> tuple[Any, ...]:
         return n if isinstance(n, int) else int(n.node.expr.xreplace(known))
 
     sizes, strides = ([number(n) for n in sizes] for sizes in (x.shape, x.stride()))
-    return x.dtype, x.requires_grad, sizes, strides
+    # The stride of a dimension of length one is read by nobody, and not the same everywhere.
+    stepped = [stride for n, stride in zip(sizes, strides, strict=True) if n > 1]
+    return x.dtype, x.requires_grad, sizes, stepped
 
 
 @contextmanager
