@@ -46,7 +46,7 @@ class Case:
 # At this ratio 48 blocks still have tokens to merge, so that every block costs a full rewrite.
 # The pass computes no values: the smaller width only spares memory and the making of weights.
 CASES = {
-    "ViT-B/16": Case(VIT_B16, 0.9, first_goal=2.0, warm_goal=1.0),
+    "ViT-B/16": Case(VIT_B16, 0.9, first_goal=2.0, warm_goal=0.6),
     "ViT-L/16": Case(VIT_L16, 0.9, warm_goal=2.5),
     **{f"depth {depth}": Case(replace(VIT_S16, depth=depth), 0.97) for depth in DEPTHS},
 }
