@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
 from torch.fx import GraphModule, Node
 
-from pitome_fx.passes.regions.atoms import attribute
+from pitome_fx.backends.lowering import Compiled
+from pitome_fx.passes.failures import module_path
 from pitome_fx.passes.regions.structure import Region
-
-Compiled = Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def program(graph: GraphModule, steps: Sequence[Step]) -> Compiled:
     own = [node for node in graph.graph.nodes if node.op in ("placeholder", "get_attr")]
     crossing = [step.region.nodes[i] for step in steps for i in step.region.outputs]
     slot = {node: i for i, node in enumerate(dict.fromkeys((*_inputs_first(own), *crossing)))}
-    constants = {slot[n]: attribute(graph, str(n.target)) for n in own if n.op == "get_attr"}
+    constants = {slot[n]: attrgetter(str(n.target))(graph) for n in own if n.op == "get_attr"}
     (output,) = graph.graph.find_nodes(op="output")
     read = set(output.all_input_nodes)
     calls: list[Call] = []
@@ -61,7 +61,8 @@ def program(graph: GraphModule, steps: Sequence[Step]) -> Compiled:
         taken, given, free = (
             tuple(slot[node] for node in nodes) for nodes in (region.inputs, outputs, done)
         )
-        calls.append(Call(step.function, step.counts, taken, given, free, _name(region)))
+        name = f"pitome: {module_path(region.nodes[0]) or region.nodes[0].name}"
+        calls.append(Call(step.function, step.counts, taken, given, free, name))
     return _runner(calls[::-1], len(slot), constants, _Output.of(output.args[0], slot))
 
 
@@ -87,13 +88,6 @@ class _Output:
         pairs = zip(self.leaves, self.fixed, strict=True)
         found = [fixed if i is None else values[i] for i, fixed in pairs]
         return pytree.tree_unflatten(found, self.spec)
-
-
-def _name(region: Region) -> str:
-    """Where in the model its first op comes from."""
-    stack = region.nodes[0].meta.get("nn_module_stack") or {}
-    path = list(stack.values())[-1][0] if stack else ""
-    return f"pitome: {path or region.nodes[0].name}"
 
 
 def _runner(

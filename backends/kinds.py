@@ -69,6 +69,11 @@ class Kind:
         return [tuple(not isinstance(n, int) for n in x.shape) for x in self.outputs]
 
 
+Fitting = tuple[Kind, tuple[int, ...]]
+"""A kind that a region is of, and the symbols' values in it."""
+
+CompileGraph = Callable[[GraphModule, Sequence[Any]], Compiled]
+
 _BACKWARD_AT_ONCE = {"force_non_lazy_backward_lowering": True}
 """What the backward pass assumes of lengths must be known before a kind is used for others."""
 
@@ -83,25 +88,18 @@ def compile_all(job: Job, cut: Cut, compile_one: CompileOne) -> Compiled:
         NotAsTracedError: a region yields something else than the graph's metadata says.
     """
     options = of_a_region(job.options)
-    found = _Found(job, _setting(job, options))
+
+    def compile_graph(graph: GraphModule, inputs: Sequence[Any]) -> Compiled:
+        return compile_one(graph, inputs, options)
+
+    found = _Found(job, _setting(job, options), compile_graph)
     steps: list[Step] = []
     for i in range(len(cut.regions)):
         region = cut.regions[i]
         known = found.known(region)
         fitting = _fitting(known, region)
         if fitting is None:
-            shape = found.shape_of(region, cut)
-            how = (found.flags(region), compile_one, options)
-            try:
-                fitting = _compile(region, shape, *how)
-            except (RestartAnalysis, SkipFrame):
-                raise
-            except Exception as error:
-                if not shape.lowest:
-                    raise
-                logger.debug("%s takes no symbols", region.nodes[0].name, exc_info=error)
-                found.static.add(region.key)
-                fitting = _compile(region, Shape.of_one(region), *how)
+            fitting = _compile_for_all(region, cut, found)
             known.append(fitting[0])
             found.compiled += 1
         kind, counts = fitting
@@ -125,9 +123,10 @@ class _Found:
         compiled: kinds compiled for this program.
     """
 
-    def __init__(self, job: Job, setting: Hashable) -> None:
+    def __init__(self, job: Job, setting: Hashable, compile_graph: CompileGraph) -> None:
         placeholders = job.graph.graph.find_nodes(op="placeholder")
         self.setting = setting
+        self.compile_graph = compile_graph
         self.trained: dict[Node, bool] = {
             node: isinstance(x, Tensor) and x.requires_grad
             for node, x in zip(placeholders, job.example_inputs, strict=True)
@@ -170,7 +169,7 @@ class _Found:
         self.varying.update(zip(outputs, kind.varying, strict=True))
 
 
-def _fitting(known: Sequence[Kind], region: Region) -> tuple[Kind, tuple[int, ...]] | None:
+def _fitting(known: Sequence[Kind], region: Region) -> Fitting | None:
     for kind in known:
         counts = kind.values_for(region)
         if counts is not None:
@@ -178,14 +177,25 @@ def _fitting(known: Sequence[Kind], region: Region) -> tuple[Kind, tuple[int, ..
     return None
 
 
+def _compile_for_all(region: Region, cut: Cut, found: _Found) -> Fitting:
+    """Compile the kind of a region, for all that are alike; for it alone if it takes no symbols."""
+    shape, trained = found.shape_of(region, cut), found.flags(region)
+    try:
+        return _compile(region, shape, trained, found.compile_graph)
+    except (RestartAnalysis, SkipFrame):
+        raise
+    except Exception as error:
+        if not shape.lowest:
+            raise
+        logger.debug("%s takes no symbols", region.nodes[0].name, exc_info=error)
+        found.static.add(region.key)
+        return _compile(region, Shape.of_one(region), trained, found.compile_graph)
+
+
 def _compile(
-    region: Region,
-    shape: Shape,
-    trained: Sequence[bool],
-    compile_one: CompileOne,
-    options: Options,
-) -> tuple[Kind, tuple[int, ...]]:
-    """Compile the kind of a region, as general as those that it was cut with."""
+    region: Region, shape: Shape, trained: Sequence[bool], compile_graph: CompileGraph
+) -> Fitting:
+    """Compile the kind of a region, as general as its shape is."""
     traced = symbolic(region, shape, trained)
     counts = shape.values(region.ints)
     assert counts is not None
@@ -196,7 +206,7 @@ def _compile(
             outputs = run(traced.graph).run(*traced.inputs)
         misread = _misread(traced, outputs, region, counts)
         with torch._functorch.config.patch(_BACKWARD_AT_ONCE if shape.lowest else {}):
-            call = compile_one(traced.graph, traced.inputs, options)
+            call = compile_graph(traced.graph, traced.inputs)
     return Kind(shape, traced, call, tuple(outputs), misread), counts
 
 

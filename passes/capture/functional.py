@@ -30,7 +30,7 @@ def functionalise_temporaries(graph: GraphModule) -> tuple[Node, ...]:
     for node in list(graph.graph.nodes):
         if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
             continue
-        if not node.target._schema.is_mutable:
+        if not is_write(node):
             continue
         pure = _pure_variant(node.target)
         target = node.args[0] if node.args else None
@@ -80,7 +80,8 @@ UNKNOWN = "a storage that cannot be asked for"
 """That of sparse tensors and of tensors inside vmap: any two of them may be one."""
 
 
-def _storage(node: Node) -> Any:
+def storage_of(node: Node) -> Any:
+    """What values that share memory have in common; None of what is no tensor."""
     value = node.meta.get("val")
     if not isinstance(value, Tensor):
         return None
@@ -90,24 +91,33 @@ def _storage(node: Node) -> Any:
         return UNKNOWN
 
 
+def is_write(node: Node) -> bool:
+    """Does a node write to any of its operands?"""
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+
+
+def written_operands(write: Node) -> set[Node]:
+    """Those that a write changes, not those that it reads."""
+    schema: Any = write.target._schema  # type: ignore[union-attr]
+    names = [argument.name for argument in schema.arguments]
+    given = {**dict(zip(names, write.args, strict=False)), **write.kwargs}
+    written = (
+        given.get(a.name) for a in schema.arguments if a.alias_info and a.alias_info.is_write
+    )
+    return {x for value in written for x in pytree.tree_leaves(value) if isinstance(x, Node)}
+
+
 def written_by(writes: Iterable[Node], nodes: Iterable[Node]) -> frozenset[Node]:
     """All nodes whose values share memory with what a write changes, not with what it reads."""
-    changed = set()
-    for write in writes:
-        schema: Any = write.target._schema  # type: ignore[union-attr]
-        names = [argument.name for argument in schema.arguments]
-        given = {**dict(zip(names, write.args, strict=False)), **write.kwargs}
-        for argument in schema.arguments:
-            if argument.alias_info is not None and argument.alias_info.is_write:
-                changed.update(pytree.tree_leaves(given.get(argument.name)))
-    storages = {_storage(node) for node in changed if isinstance(node, Node)} - {None}
-    return frozenset(node for node in nodes if _storage(node) in storages)
+    changed = {operand for write in writes for operand in written_operands(write)}
+    storages = {storage_of(node) for node in changed} - {None}
+    return frozenset(node for node in nodes if storage_of(node) in storages)
 
 
 def aliases(write: Node, nodes: Iterable[Node]) -> set[Node]:
     """All nodes whose values share memory with what a write changes."""
-    written = {_storage(n) for n in write.all_input_nodes} - {None}
-    return {node for node in nodes if _storage(node) in written}
+    written = {storage_of(n) for n in write.all_input_nodes} - {None}
+    return {node for node in nodes if storage_of(node) in written}
 
 
 def _is_private(target: Node, write: Node, order: dict[Node, int]) -> bool:
@@ -120,9 +130,9 @@ def _is_private(target: Node, write: Node, order: dict[Node, int]) -> bool:
     )
     if not same_dtype or write.meta["val"].shape != value.shape or value._base is not None:
         return False
-    storage = _storage(target)
+    storage = storage_of(target)
     for node in order:
-        own = _storage(node)
+        own = storage_of(node)
         if node is target or own is None or own != storage or _derives_from(node, write):
             continue
         if node.op != "call_function" or any(
@@ -176,12 +186,12 @@ def written_inputs(graph: GraphModule) -> list[int]:
     """Positions of the placeholders that a run of the graph may write."""
     placeholders = graph.graph.find_nodes(op="placeholder")
     written = {
-        _storage(operand)
+        storage_of(operand)
         for node in graph.graph.nodes
         if node.op in ("call_function", "call_method")
         for operand in _may_write(node)
     }
-    return [i for i, node in enumerate(placeholders) if _storage(node) in written - {None}]
+    return [i for i, node in enumerate(placeholders) if storage_of(node) in written - {None}]
 
 
 def _may_write(node: Node) -> list[Node]:

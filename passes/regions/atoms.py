@@ -72,11 +72,3 @@ def _is_result_of_several(node: Node) -> bool:
         and isinstance(source, Node)
         and isinstance(source.meta.get("val"), tuple | list)
     )
-
-
-def attribute(graph: GraphModule, path: str) -> Any:
-    """What a ``get_attr`` node reads."""
-    value: Any = graph
-    for name in path.split("."):
-        value = getattr(value, name)
-    return value

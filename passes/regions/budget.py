@@ -48,7 +48,10 @@ def most_calls(graph: GraphModule) -> int:
 
 
 def _rough_flops(graph: GraphModule) -> int:
-    """Of its products, as if each summed over the last dimension of its first operand."""
+    """Of its products, as if each summed over the last dimension of its first operand.
+
+    For the order of magnitude; counting them takes longer than cutting.
+    """
     total = 0
     for node in graph.graph.nodes:
         value = node.meta.get("val")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
 
 from pitome_fx.ops import OPS
-from pitome_fx.passes.regions.atoms import atoms, attribute
+from pitome_fx.passes.regions.atoms import atoms
 from pitome_fx.passes.regions.structure import SAYS_COUNT, Region, region_of
 from pitome_fx.passes.regions.whole import why_whole
 
@@ -59,7 +60,7 @@ def cut(graph: GraphModule, inputs: Sequence[Any], join: Join) -> Cut | str:
     _keep_last_sizes(graph)
     _say_counts(graph)
     for node in graph.graph.find_nodes(op="get_attr"):
-        node.meta.setdefault("val", attribute(graph, str(node.target)))
+        node.meta.setdefault("val", attrgetter(str(node.target))(graph))
     parts = atoms(graph)
     alone = [region_of(part) for part in parts]
     numbers: dict[Hashable, int] = {}

@@ -129,18 +129,19 @@ class _Reader:
         self.ints.append(n)
         return ANY
 
+    def length(self, at: int, dim: int, n: int) -> Hashable:
+        """A size of an input."""
+        if may_differ(n, SYMBOLIC):
+            self.sizes[at, dim] = len(self.ints)
+        return self.integer(n)
+
     def operand(self, node: Node) -> Hashable:
         """What an input is: all but the lengths of its dimensions."""
         value = node.meta.get("val")
         if not isinstance(value, Tensor):
             return (type(value).__name__, repr(value))
         at = self.inputs[node]
-        self.sizes |= {
-            (at, i): len(self.ints) + sum(may_differ(m, SYMBOLIC) for m in value.shape[:i])
-            for i, n in enumerate(value.shape)
-            if may_differ(n, SYMBOLIC)
-        }
-        sizes = tuple(self.integer(n) for n in value.shape)
+        sizes = tuple(self.length(at, i, n) for i, n in enumerate(value.shape))
         order = dense_order(value.shape, value.stride())
         strides = tuple(self.integer(n) for n in value.stride()) if order is None else order
         return (value.dtype, value.device, sizes, order is None, strides, type(value).__name__)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -11,8 +12,9 @@ import torch.utils._pytree as pytree
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from pitome_fx.passes.capture.functional import is_write, storage_of, written_operands
 from pitome_fx.passes.capture.subclasses import is_wrapper
-from pitome_fx.passes.regions.atoms import attribute, in_order
+from pitome_fx.passes.regions.atoms import in_order
 
 
 def why_whole(graph: GraphModule, inputs: Sequence[Any]) -> str | None:
@@ -22,16 +24,16 @@ def why_whole(graph: GraphModule, inputs: Sequence[Any]) -> str | None:
         inputs: what its placeholders stand for.
     """
     computing = in_order(graph)
-    values = [node.meta.get("val") for node in graph.graph.nodes]
+    values = pytree.tree_leaves([node.meta.get("val") for node in graph.graph.nodes])
     if any(_is_symbolic(value) for value in values):
         return "its sizes are symbolic, or depend on data"
     if any(is_wrapper(x) for x in inputs):
         return "it runs on a tensor subclass"
-    if not all(_is_plain(x) for value in values for x in pytree.tree_leaves(value)):
+    if not all(_is_plain(value) for value in values):
         return "it computes with complex or sparse tensors"
     if not all(isinstance(x, Tensor | int | float) for x in inputs):
         return "it takes something else than tensors and numbers"
-    constants = (attribute(graph, str(n.target)) for n in graph.graph.find_nodes(op="get_attr"))
+    constants = (attrgetter(str(n.target))(graph) for n in graph.graph.find_nodes(op="get_attr"))
     modules = any(node.op != "call_function" for node in computing)
     if modules or not all(isinstance(x, Tensor) for x in constants):
         return "it calls a graph of its own"
@@ -41,8 +43,7 @@ def why_whole(graph: GraphModule, inputs: Sequence[Any]) -> str | None:
 
 
 def _is_symbolic(value: Any) -> bool:
-    leaves = pytree.tree_leaves(value)
-    sizes = [n for x in leaves for n in (x.shape if isinstance(x, Tensor) else (x,))]
+    sizes = value.shape if isinstance(value, Tensor) else (value,)
     return any(isinstance(n, torch.SymInt | torch.SymFloat | torch.SymBool) for n in sizes)
 
 
@@ -57,31 +58,14 @@ def _writes_what_is_shared(graph: GraphModule) -> bool:
 
     A region is told of its inputs only, not of what they share.
     """
-    writing = [node for node in graph.graph.nodes if _is_write(node)]
-    if not writing:
-        return False
-    written = {_memory(operand) for node in writing for operand in _written(node)}
+    writing = {node for node in graph.graph.nodes if is_write(node)}
+    written = {_memory(operand) for node in writing for operand in written_operands(node)}
     owners = Counter(_memory(node) for node in graph.graph.nodes if node not in writing)
     inputs = {_memory(node) for node in graph.graph.find_nodes(op="placeholder")}
     return any(owners[memory] > 1 or memory not in inputs for memory in written)
 
 
-def _is_write(node: Node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
-
-
-def _written(node: Node) -> Iterator[Node]:
-    """Operands that an op writes to."""
-    assert isinstance(node.target, torch._ops.OpOverload)
-    for i, argument in enumerate(node.target._schema.arguments):
-        if argument.alias_info is not None and argument.alias_info.is_write:
-            given = node.args[i] if i < len(node.args) else node.kwargs.get(argument.name)
-            yield from (x for x in pytree.tree_leaves(given) if isinstance(x, Node))
-
-
 def _memory(node: Node) -> Any:
-    """What values that share memory have in common; the node itself where that is not known."""
-    value = node.meta.get("val")
-    if not isinstance(value, Tensor) or value.layout is not torch.strided:
-        return node
-    return value.untyped_storage()._cdata
+    """Where its value lies; the node itself where that is not known."""
+    storage = storage_of(node)
+    return node if storage is None else storage

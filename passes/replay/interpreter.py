@@ -101,7 +101,7 @@ class Replay:
         if node.op == "placeholder":
             return self._named(node, next(feed))
         if node.op == "get_attr":
-            return self._named(node, _attribute(self.graph, str(node.target)))
+            return self._named(node, operator.attrgetter(str(node.target))(self.graph))
         return self.computed(node, self.env.__getitem__)
 
     def computed(self, node: Node, operand: Callable[[Node], Any]) -> Any:
@@ -223,9 +223,3 @@ def _with_dims(value: Any, dims: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_with_dims(item, own) for item, own in zip(value, dims, strict=True)]
     return value
-
-
-def _attribute(module: torch.nn.Module, path: str) -> Any:
-    for name in path.split("."):
-        module = getattr(module, name)
-    return module

@@ -18,7 +18,7 @@ from torch.fx import Node
 from torch.fx import traceback as fx_traceback
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from pitome_fx.passes.capture.functional import MADE_PURE
+from pitome_fx.passes.capture.functional import MADE_PURE, is_write
 from pitome_fx.passes.replay.events import LiftEvent, ProjectEvent
 from pitome_fx.passes.replay.layout import laid_out, lies_like
 from pitome_fx.passes.tokens.dims import TokenTensor
@@ -114,7 +114,7 @@ class _Outputs:
         parent = _parent(node)
         assert parent is not None
         whole = self._made(parent, base)
-        if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable:
+        if is_write(node):
             # What it writes is written, and it returns what it wrote to.
             return whole
 

@@ -99,16 +99,16 @@ def ordered_split(energy: Tensor, units: Tensor, tokens: Tokens) -> Match:
     return Match(torch.cat([rest, b], 1), a, rest.shape[1] + best)
 
 
-def best_edges(order: Tensor, scores: Tensor, tokens: Tokens) -> Match:
+def best_edges(sides: tuple[Tensor, Tensor], scores: Tensor, tokens: Tokens) -> Match:
     """Every other token of an order proposes its best among those between; the k best edges merge.
 
     Padding, which the order has first, merges before anything else.
 
     Args:
-        order: (B, T), as of ``merge_order``.
+        sides: ``every_other`` of an order as of ``merge_order``.
         scores: (B, ⌈T/2⌉, ⌊T/2⌋) of edges from its 1st, 3rd, 5th… to its 2nd, 4th, 6th… token.
     """
-    a, b = every_other(order)
+    a, b = sides
     best, strength = nearest(scores), highest(scores, -torch.inf)
     if tokens.padding is not None:
         paired = tokens.padding.gather(1, a) & (strength > -torch.inf)
@@ -119,17 +119,18 @@ def best_edges(order: Tensor, scores: Tensor, tokens: Tokens) -> Match:
     return Match(kept, a.gather(1, merging), staying.shape[1] + best.gather(1, merging))
 
 
-def facing_edges(order: Tensor, strength: Tensor, tokens: Tokens) -> Match:
+def facing_edges(sides: tuple[Tensor, Tensor], strength: Tensor, tokens: Tokens) -> Match:
     """The 1st of an order may join the 2nd, the 3rd the 4th…; the k strongest pairs do.
 
     Args:
+        sides: ``every_other`` of it.
         strength: (B, ⌈T/2⌉) of each pair, or (1, ⌈T/2⌉) of those of every item.
     """
-    a, b = every_other(order)
+    a, b = sides
     place = torch.arange(a.shape[1], device=a.device)
     facing = place.unsqueeze(1) == place[: b.shape[1]]
     scores = torch.where(facing, strength.expand(a.shape).unsqueeze(2), -torch.inf)
-    return best_edges(order, within_kinds(scores, a, b, tokens.padding), tokens)
+    return best_edges(sides, within_kinds(scores, a, b, tokens.padding), tokens)
 
 
 def keep_highest(score: Tensor, tokens: Tokens) -> tuple[Tensor, Tensor]:

@@ -16,11 +16,10 @@ def mctf(
     the paper then matches a second time, from the other side.
     """
     assert tokens.importance is not None
-    order = as_they_come(tokens)
-    a, b = every_other(order)
+    a, b = every_other(as_they_come(tokens))
     cos = cosines(unit(tokens.metric), a, b, tokens.padding)
     cost = tokens.importance.clamp(min=1e-12).log() / t_info + tokens.size.log() / t_size
     # In logarithms, so that no power of a small number vanishes.
     similar = ((cos.clamp(min=-1) + 1) / 2).clamp(min=1e-12).log() / t_sim
     scores = similar - cost.gather(1, a).unsqueeze(2) - cost.gather(1, b).unsqueeze(1)
-    return best_edges(order, scores.masked_fill(cos == -float("inf"), -float("inf")), tokens)
+    return best_edges((a, b), scores.masked_fill(cos == -float("inf"), -float("inf")), tokens)

@@ -10,9 +10,9 @@ from pitome_fx.algorithms.registry import Match, Tokens, register
 
 def best_edges_by(energy: Tensor, units: Tensor, tokens: Tokens) -> Match:
     """Tokens in order of their energy are split alternately; the k most similar pairs merge."""
-    order = merge_order(energy, tokens.padding)
-    scores = cosines(units, *every_other(order), tokens.padding)
-    return best_edges(order, scores, tokens)
+    sides = every_other(merge_order(energy, tokens.padding))
+    scores = cosines(units, *sides, tokens.padding)
+    return best_edges(sides, scores, tokens)
 
 
 @register("pitome-bsm")

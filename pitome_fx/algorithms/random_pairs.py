@@ -13,5 +13,5 @@ def random(tokens: Tokens, *, seed: int = 0) -> Match:
     drawn = place.to(torch.float64) * 12.9898 + tokens.block * 78.233 + seed * 37.719
     noise = torch.sin(drawn) * 43758.5453
     noise = (noise - noise.floor()).expand(tokens.metric.shape[:2])
-    order = merge_order(noise, tokens.padding)
-    return facing_edges(order, noise.gather(1, every_other(order)[0]), tokens)
+    sides = every_other(merge_order(noise, tokens.padding))
+    return facing_edges(sides, noise.gather(1, sides[0]), tokens)

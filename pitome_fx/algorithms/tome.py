@@ -15,6 +15,6 @@ def as_they_come(tokens: Tokens) -> Tensor:
 @register("tome")
 def tome(tokens: Tokens) -> Match:
     """Tokens at even positions each propose their most similar odd one; the k best edges merge."""
-    order = as_they_come(tokens)
-    scores = cosines(unit(tokens.metric), *every_other(order), tokens.padding)
-    return best_edges(order, scores, tokens)
+    sides = every_other(as_they_come(tokens))
+    scores = cosines(unit(tokens.metric), *sides, tokens.padding)
+    return best_edges(sides, scores, tokens)

@@ -198,7 +198,7 @@ MUTANTS = [
     Mutant(
         "a mask is what it was made as",
         "passes/capture/functional.py",
-        "_storage(node) in storages)",
+        "storage_of(node) in storages)",
         "False)",
         "tests/test_sizes_in_masks.py",
     ),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 from torch.fx import GraphModule
@@ -15,8 +17,29 @@ from pitome_fx.backends.kinds import compile_all
 from pitome_fx.backends.lowering import LOWERINGS, Compiled, Job, Lowering, register_lowering
 from pitome_fx.lowerings import WANTED_FORMS
 from pitome_fx.passes.regions.cutting import Cut, cut
+from tests.support.compiled import compiled
+from tests.support.models import Case
 
 NAME = "by-regions"
+
+
+def run(case: Case, lowering: str, **options: Any) -> Any:
+    """Compile and run a case."""
+    torch._dynamo.reset()
+    options = {"ratio": 0.75, "lowering": lowering, **options}
+    return compiled(case.model, **options)(*case.args, **case.kwargs)
+
+
+def close(found: Tensor, wanted: Tensor) -> None:
+    """Equal up to rounding in float64."""
+    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
+
+
+def said(caplog: pytest.LogCaptureFixture) -> tuple[int, int, int]:
+    """Regions, kinds, and how many were compiled, by the last line that says so."""
+    found = re.findall(r"(\d+) regions of (\d+) kinds, (\d+) compiled now", caplog.text)
+    regions, different, now = map(int, found[-1])
+    return regions, different, now
 
 
 def apart(kinds: Sequence[int], costs: Sequence[int]) -> list[tuple[int, int]]:
