@@ -30,7 +30,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "pitome-fx needs Python 3.11 or newer")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -qq --constraint constraints.txt torch
-	$(BIN)/python -m pip install -qq --constraint constraints.txt --editable '.[test,zoo,dev,quant,onnx,openvino]'
+	$(BIN)/python -m pip install -qq --constraint constraints.txt --editable '.[test,zoo,viz,dev,quant,onnx,openvino]'
 	$(BIN)/python -m pip install -qq --constraint constraints.txt --no-deps $(TENSORRT) \
 	  || echo "no torch-tensorrt for this machine: its dry run will be skipped"
 	@touch $@

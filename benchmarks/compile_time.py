@@ -30,8 +30,8 @@ from rich.table import Table
 # A script sees its own folder only; `examples` and `benchmarks` lie beside each other.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.timing import header, machine
 from examples.digits_vit import VisionTransformer, ViTConfig
+from pitome_fx.measuring.timing import header, machine
 
 HOW: dict[str, dict[str, Any] | None] = {
     "dense": None,

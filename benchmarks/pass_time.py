@@ -22,8 +22,8 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import pitome_fx
-from benchmarks.timing import header, machine
 from examples.digits_vit import VIT_B16, VIT_L16, VIT_S16, VisionTransformer, ViTConfig
+from pitome_fx.measuring.timing import header, machine
 
 BATCH = 4
 DEPTHS = (6, 12, 24, 48)

@@ -25,8 +25,8 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import pitome_fx
-from benchmarks.timing import Spread, Timings, header, interleaved, machine
 from examples.digits_vit import VIT_B16, VIT_L16, VIT_S16, VisionTransformer
+from pitome_fx.measuring.timing import Spread, Timings, header, interleaved, machine
 
 MODELS = {"vit_small": VIT_S16, "vit_base": VIT_B16, "vit_large": VIT_L16}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -26,7 +26,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import pitome_fx
 import pitome_fx.testing
-from benchmarks.timing import Spread, header, interleaved
 from examples.digits_vit import (
     DIGITS,
     VIT_B16,
@@ -38,6 +37,7 @@ from examples.digits_vit import (
     trained_digits_vit,
 )
 from examples.token_map import caption, group_sizes, grouped, ink, shaded
+from pitome_fx.measuring.timing import Spread, header, interleaved
 from pitome_fx.options import DEFAULT_FLOPS
 
 Options = Mapping[str, Any]

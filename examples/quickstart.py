@@ -21,8 +21,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import pitome_fx
-from benchmarks.timing import interleaved
 from examples.digits_vit import VisionTransformer, ViTConfig
+from pitome_fx.measuring.timing import interleaved
 
 CONFIG = ViTConfig(image=224, patch=16, channels=3, width=192, depth=4, heads=3, classes=1000)
 

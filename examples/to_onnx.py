@@ -24,8 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import pitome_fx
 import pitome_fx.deploy
-from benchmarks.timing import interleaved
 from examples.digits_vit import VisionTransformer, ViTConfig
+from pitome_fx.measuring.timing import interleaved
 
 CONFIG = ViTConfig(image=224, patch=16, channels=3, width=192, depth=6, heads=3, classes=1000)
 

@@ -18,8 +18,8 @@ from torch._dynamo.exc import BackendCompilerFailed
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import pitome_fx
-from benchmarks.timing import interleaved
 from examples.digits_vit import DIGITS, VisionTransformer, ViTConfig
+from pitome_fx.measuring.timing import interleaved
 
 OPTIONS = {"ratio": 0.9, "lowering": "tensorrt", "strict": True}
 

@@ -1,8 +1,9 @@
 """Token merging as a compiler pass: ``torch.compile(model, backend="pitome")``."""
 
-from pitome_fx import spectral
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from pitome_fx.algorithms import ALGORITHMS, Match, Tokens, Weights, register
-from pitome_fx.calibration import calibrate
 from pitome_fx.errors import (
     CaptureError,
     DeployError,
@@ -18,7 +19,17 @@ from pitome_fx.frontends.transform import transform
 from pitome_fx.options import Options
 from pitome_fx.report import Report
 
+if TYPE_CHECKING:
+    from pitome_fx import spectral
+    from pitome_fx.calibration.calibrate import calibrate
+
 __version__ = "0.1.0"
+
+IMPORTED_WHEN_USED = {
+    "calibrate": "pitome_fx.calibration.calibrate",
+    "spectral": "pitome_fx.spectral",
+}
+"""What is no part of compiling a model, and where it lies: a function, or a module of that name."""
 
 __all__ = [
     "ALGORITHMS",
@@ -41,3 +52,15 @@ __all__ = [
     "spectral",
     "transform",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in IMPORTED_WHEN_USED:
+        raise AttributeError(f"module 'pitome_fx' has no attribute {name!r}")
+    place = IMPORTED_WHEN_USED[name]
+    module = import_module(place)
+    return module if place == f"pitome_fx.{name}" else getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

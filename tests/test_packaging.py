@@ -44,7 +44,7 @@ def test_symlinks_are_relative(name: str) -> None:
 
 def test_direct_dependencies_are_pinned() -> None:
     extras = PROJECT["optional-dependencies"]
-    installed = ("test", "zoo", "dev", "quant", "onnx", "openvino", "tensorrt")
+    installed = ("test", "zoo", "viz", "dev", "quant", "onnx", "openvino", "tensorrt")
     wanted = [*PROJECT["dependencies"], *(name for extra in installed for name in extras[extra])]
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pins = [line for line in lines if line and not line.startswith("#")]
@@ -67,6 +67,24 @@ assert isinstance(backend, types.FunctionType), "attributes are set on it"
 
 def test_backend_is_found_without_importing_the_package(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", BACKEND_BY_NAME], cwd=tmp_path, check=True)
+
+
+IMPORTED_WHEN_USED = """
+import sys
+import pitome_fx
+
+assert "matplotlib" not in sys.modules
+for name, place in pitome_fx.IMPORTED_WHEN_USED.items():
+    assert place not in sys.modules, f"{place} is imported before {name} is used"
+for name in pitome_fx.__all__:
+    assert getattr(pitome_fx, name) is not None
+assert set(pitome_fx.IMPORTED_WHEN_USED) <= set(pitome_fx.__all__)
+assert "matplotlib" not in sys.modules
+"""
+
+
+def test_what_compiling_does_not_need_is_imported_when_it_is_used(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", IMPORTED_WHEN_USED], cwd=tmp_path, check=True)
 
 
 @pytest.mark.slow

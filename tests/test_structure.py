@@ -36,7 +36,7 @@ ORDER = (
     ("deploy",),
     ("backends",),
     ("frontends",),
-    ("calibration", "spectral"),
+    ("calibration", "measuring", "spectral"),
     ("testing",),
     ("cli",),
 )

@@ -24,8 +24,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from benchmarks.study.report import write
 from benchmarks.study.sources import FOLDER, Missing
 from benchmarks.study.tasks import TASKS, Task
-from benchmarks.timing import header
 from pitome_fx import ALGORITHMS, PitomeError
+from pitome_fx.measuring.timing import header
 
 BUDGETS = {"photographs": (0.8, 0.6, 0.45), "fashion": (0.8, 0.6, 0.45), "text": (0.85, 0.7, 0.5)}
 BEST = ("pitome-mean", "pitome-bsm", "tome", "pitome")

@@ -1,0 +1,1 @@
+"""What merging gains and costs on a user's own model, inputs and device."""
