@@ -87,5 +87,5 @@ def _sources() -> str:
 def of_a_region(options: Options) -> Options:
     """The options without those that a graph shows: how much is merged, and where."""
     plain = Options()
-    shown = (*AMOUNTS, "blocks", "min_tokens", "protect", "strict", "regions")
+    shown = (*AMOUNTS, "blocks", "min_tokens", "round_to", "protect", "strict", "regions")
     return replace(options, **{name: getattr(plain, name) for name in shown})

@@ -81,6 +81,17 @@ KINDS: dict[Hashable, list[Kind]] = {}
 """All that this process has compiled, by what they depend on."""
 
 
+@contextmanager
+def forgetting_kinds() -> Iterator[None]:
+    """Compile as a new process does; what was known before is known again afterwards."""
+    known = dict(KINDS)
+    KINDS.clear()
+    try:
+        yield
+    finally:
+        KINDS.update({**KINDS, **known})
+
+
 def compile_all(job: Job, cut: Cut, compile_one: CompileOne) -> Compiled:
     """Compile what no kind known fits, and put all regions in a row.
 

@@ -35,6 +35,7 @@ def make_report(
             seconds[stage] = seconds.get(stage, 0.0) + spent
     options = outcomes[0].options if outcomes else options or Options()
     cuts = [found for outcome in outcomes if (found := _cut(outcome)) is not None]
+    expected = [outcome.plan.seconds for outcome in outcomes if outcome.plan.seconds is not None]
     own_notes = dict.fromkeys(note for outcome in outcomes for note in outcome.notes)
     return Report(
         blocks=tuple(b for i, outcome in enumerate(outcomes) for b in _blocks(i, outcome)),
@@ -42,6 +43,8 @@ def make_report(
         projections=tuple(p for i, o in enumerate(outcomes) for p in _projections(i, o)),
         flops_before=sum(before),
         flops_after=sum(after),
+        seconds_before=sum(x.dense for x in expected) if expected else None,
+        seconds_after=sum(x.merged for x in expected) if expected else None,
         algorithm=options.algorithm,
         proportional=options.proportional,
         regions=sum(len(cut.regions) for cut in cuts),

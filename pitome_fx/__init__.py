@@ -22,10 +22,12 @@ from pitome_fx.report import Report
 if TYPE_CHECKING:
     from pitome_fx import spectral
     from pitome_fx.calibration.calibrate import calibrate
+    from pitome_fx.measuring.benchmark import benchmark
 
 __version__ = "0.1.0"
 
 IMPORTED_WHEN_USED = {
+    "benchmark": "pitome_fx.measuring.benchmark",
     "calibrate": "pitome_fx.calibration.calibrate",
     "spectral": "pitome_fx.spectral",
 }
@@ -46,6 +48,7 @@ __all__ = [
     "Report",
     "Tokens",
     "Weights",
+    "benchmark",
     "calibrate",
     "explain",
     "register",

@@ -14,7 +14,7 @@ from pitome_fx.algorithms.parameters import complete
 from pitome_fx.errors import OptionsError
 from pitome_fx.lowerings import Form, form_of
 
-AMOUNTS = ("ratio", "r", "flops", "schedule")
+AMOUNTS = ("ratio", "r", "flops", "schedule", "speedup", "latency")
 DEFAULT_FLOPS = 0.6
 ONCE_OPTIONS = ("margin", "alpha")
 """Options of all algorithms once, that only some of them understand."""
@@ -26,7 +26,7 @@ FORMS: tuple[Form, ...] = ("pitome", "aten", "portable")
 class Options:
     """What to merge, how much, and how to lower the result.
 
-    At most one of the four amounts may be given; with none, ``flops=0.6``.
+    At most one of the amounts (the first six) may be given; with none, ``flops=0.6``.
 
     Attributes:
         ratio: keep ratio per block, in [0.5, 1]; about ratio·T of its T unprotected tokens stay.
@@ -34,6 +34,9 @@ class Options:
         r: tokens removed per block, a non-negative int (at most T // 2 in any block).
         flops: fraction of the model's FLOPs to keep, in (0, 1]; the planner solves for the ratio.
         schedule: keep ratio of each mergeable block in order, each in [0.5, 1].
+        speedup: how many times faster than dense a call is to be, at least 1; the planner solves
+            for the ratio with times that it measures on the model's device, once, and keeps.
+        latency: the seconds that a call is to take, solved for in the same way.
         algorithm: name of a registered merging algorithm.
         algorithm_options: the algorithm's own parameters, as ``{"margin": 0.8}``; see
             docs/algorithms.md.
@@ -42,6 +45,8 @@ class Options:
         proportional: add log(size) of each key's group to the attention scores.
         blocks: numbers of the attention sites (as in the report) that may merge; None for all.
         min_tokens: a block with fewer tokens than this does not merge.
+        round_to: leave a multiple of this many tokens after each merge, for devices that like
+            multiples; fewer tokens go for it, never more.
         lowering: ``"inductor"``, ``"eager"``, or the name of any other Dynamo backend.
         lowering_options: options of that lowering (for Inductor: config patches and ``"mode"``).
         form: ``"pitome"`` (merges are ``torch.ops.pitome`` nodes), ``"aten"`` (these dissolved, so
@@ -59,6 +64,8 @@ class Options:
     r: int | None = None
     flops: float | None = None
     schedule: tuple[float, ...] | None = None
+    speedup: float | None = None
+    latency: float | None = None
     algorithm: str = "pitome-mean"
     algorithm_options: Mapping[str, Any] = field(default_factory=dict)
     metric: Literal["keys", "hidden"] | None = None
@@ -66,6 +73,7 @@ class Options:
     proportional: bool = True
     blocks: tuple[int, ...] | None = None
     min_tokens: int = 8
+    round_to: int = 1
     lowering: str = "inductor"
     lowering_options: Mapping[str, Any] = field(default_factory=dict)
     form: Form | None = None
@@ -80,7 +88,7 @@ class Options:
                 object.__setattr__(self, key, tuple(value))
         self._check()
         # Equal options are written alike, so that they share a compile and its cache.
-        for key in ("ratio", "flops"):
+        for key in ("ratio", "flops", "speedup", "latency"):
             if getattr(self, key) is not None:
                 object.__setattr__(self, key, float(getattr(self, key)))
         if self.schedule is not None:
@@ -139,11 +147,19 @@ class Options:
                 )
         return cls(**given)
 
+    def changed(self) -> dict[str, Any]:
+        """All that differs from the defaults, as torch.compile and ``explain`` take it."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {key: value for key, value in fields.items() if value != getattr(Options(), key)}
+
+    def __str__(self) -> str:
+        """What differs from the defaults, in one line."""
+        changed = self.changed().items()
+        return ", ".join(f"{key}={value}" for key, value in changed) or "default options"
+
     def to_json(self) -> str:
         """All that differs from the defaults, as JSON; ``from_json`` reads it."""
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        own = {key: value for key, value in fields.items() if value != getattr(Options(), key)}
-        return json.dumps(own, indent=2, default=dict)
+        return json.dumps(self.changed(), indent=2, default=dict)
 
     @classmethod
     def from_json(cls, text: str) -> "Options":
@@ -167,8 +183,14 @@ class Options:
             self.ratio == 1
             or self.flops == 1
             or self.r == 0
+            or self.speedup == 1
             or (self.schedule is not None and all(value == 1 for value in self.schedule))
         )
+
+    @property
+    def is_timed(self) -> bool:
+        """Is the amount said in time?"""
+        return self.speedup is not None or self.latency is not None
 
     @property
     def protected(self) -> int | None:
@@ -235,6 +257,8 @@ _CHECKS: dict[str, tuple[str, Callable[[Any], bool]]] = {
         "a non-empty list of keep ratios of at most 1, one per mergeable block",
         _optional(lambda v: _all_of(_is_ratio)(v) and len(v) > 0),
     ),
+    "speedup": ("a factor of at least 1", _optional(lambda v: _is_real(v) and v >= 1)),
+    "latency": ("seconds, more than 0", _optional(lambda v: _is_real(v) and v > 0)),
     "algorithm_options": (
         "a mapping from names of parameters",
         lambda v: isinstance(v, Mapping) and all(isinstance(key, str) for key in v),
@@ -250,6 +274,7 @@ _CHECKS: dict[str, tuple[str, Callable[[Any], bool]]] = {
         _optional(_all_of(lambda v: _is_int(v) and v >= 0)),
     ),
     "min_tokens": ("an int of at least 2", lambda v: _is_int(v) and v >= 2),
+    "round_to": ("an int of at least 1", lambda v: _is_int(v) and v >= 1),
     "lowering": ("the name of a lowering", lambda v: isinstance(v, str) and bool(v)),
     "lowering_options": ("a mapping", lambda v: isinstance(v, Mapping)),
     "form": ("'pitome', 'aten' or 'portable'", _optional(lambda v: v in FORMS)),

@@ -53,6 +53,8 @@ class Report:
         lifts: where tokens had to be unmerged, and why.
         projections: which dense tensors were merged along, and why.
         flops_before, flops_after: per call, matching and merging included.
+        seconds_before, seconds_after: what a call is expected to take on this device, where the
+            amount is one of time; else None.
         algorithm: the merging algorithm.
         proportional: whether attention got its log-size term.
         regions, kinds: parts that Inductor is given, and how many of these differ so that each is
@@ -66,6 +68,8 @@ class Report:
     projections: tuple[Place, ...]
     flops_before: int
     flops_after: int
+    seconds_before: float | None
+    seconds_after: float | None
     algorithm: str
     proportional: bool
     regions: int
@@ -95,6 +99,12 @@ class Report:
             f"{self.flops_before / 1e9:.3f} → {self.flops_after / 1e9:.3f} GFLOPs "
             f"({kept:.1%} of the dense model)"
         )
+        if self.seconds_before and self.seconds_after:
+            console.print(
+                f"Expected on this device: {self.seconds_before * 1e3:.4g} → "
+                f"{self.seconds_after * 1e3:.4g} ms per call "
+                f"({self.seconds_before / self.seconds_after:.2f} times faster)"
+            )
         if not self.proportional:
             console.print("Attention is not proportional: merged keys count as one token each.")
         if self.regions:

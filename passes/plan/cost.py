@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -46,7 +46,7 @@ class CostModel:
         self.dense = 0
         self.terms: dict[tuple[tuple[int, int], ...], int] = {}
         counter = FlopCounter(size_of)
-        levels = _levels(program, self.blocks)
+        levels = levels_of(program, self.blocks)
         for node in program.graph.graph.nodes:
             flops = counter.of(node)
             self.dense += flops
@@ -98,7 +98,7 @@ class CostModel:
         return total / self.dense
 
 
-def _levels(program: Program, blocks: Sequence[Block]) -> dict[Node, dict[Axis, int]]:
+def levels_of(program: Program, blocks: Sequence[Block]) -> dict[Node, dict[Axis, int]]:
     """The last merge upstream of every node, for each token axis."""
     at_point = {block.point: i for i, block in enumerate(blocks)}
     levels: dict[Node, dict[Axis, int]] = {}
@@ -115,9 +115,14 @@ def _levels(program: Program, blocks: Sequence[Block]) -> dict[Node, dict[Axis, 
     return levels
 
 
+def token_axes(block: Block) -> set[Axis]:
+    """The axis of the tokens that a block merges."""
+    return {atom.axis for atom in block.site.query_dim[:1]}
+
+
 def _exponent(node: Node, labels: Labels, block: Block) -> int:
     """How many of the dimensions that a product runs over are the block's token axis."""
-    axes = {atom.axis for atom in block.site.query_dim[:1]}
+    axes = token_axes(block)
     operands = [labels.dims[source] for source in node.all_input_nodes]
     if node.target == SDPA:
         return sum(_holds(dims, axes) for dims in operands[:2])
@@ -126,9 +131,14 @@ def _exponent(node: Node, labels: Labels, block: Block) -> int:
 
 
 def _holds(dims: Any, axes: set[Axis]) -> int:
+    return sum(dimensions_of(dims, axes))
+
+
+def dimensions_of(dims: Any, axes: Container[Axis]) -> list[bool]:
+    """Which dimensions of a value hold one of the axes; none where it is not labelled."""
     if not isinstance(dims, tuple):
-        return 0
-    return sum(any(atom.axis in axes or atom.axis.base in axes for atom in dim) for dim in dims)
+        return []
+    return [any(atom.axis in axes or atom.axis.base in axes for atom in dim) for dim in dims]
 
 
 def merge_overhead(block: Block, keep: float, options: Options, size_of: SizeOf = hint) -> float:

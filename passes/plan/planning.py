@@ -17,6 +17,7 @@ from pitome_fx.passes.detect.sites import Site
 from pitome_fx.passes.plan.amount import Amount, Number, Q, Share, at_least, chained
 from pitome_fx.passes.plan.cost import CostModel
 from pitome_fx.passes.plan.solve import solve
+from pitome_fx.passes.plan.timed import Seconds, solve_for_time
 from pitome_fx.passes.tokens.axes import Axis
 from pitome_fx.passes.tokens.sizes import Size, hint
 
@@ -44,6 +45,10 @@ class PlannedMerge:
         before, after = self.amount.counts(at_least(tokens - alone, 0))
         return before + alone, after + alone
 
+    def loose(self, tokens: int) -> int:
+        """How many of some tokens may be paired."""
+        return tokens - self._alone
+
     def decide(self) -> None:
         """Guard a symbolic token count so that its closed form is a plain one."""
         self.amount.decide(at_least(self.block.axis.size - self._alone, 0))
@@ -51,6 +56,9 @@ class PlannedMerge:
     @property
     def _alone(self) -> int:
         return self.block.front + self.block.back + self.spare
+
+
+UNROUNDED = "round_to={}: token counts that are symbols are left as they are"
 
 
 @dataclass(frozen=True)
@@ -61,11 +69,13 @@ class Plan:
         merges: by merge point, in graph order.
         refusals: every site that does not merge, with the reason.
         note: what the user should know about it, '' if nothing.
+        seconds: what a call is expected to take, where the target is one of time.
     """
 
     merges: tuple[PlannedMerge, ...]
     refusals: dict[Site, str]
     note: str = ""
+    seconds: Seconds | None = None
 
     def without(self, merges: Iterable[PlannedMerge], reason: str) -> Plan:
         """The plan with some merges refused, all for one reason."""
@@ -88,10 +98,21 @@ def make_plan(program: Program, detection: Detection, options: Options) -> Plan:
     """
     blocks, refusals = allowed(detection, options)
     costs = CostModel(program, detection.labels, blocks)
-    ratio, note = solve(costs, program, options) if options.flops is not None else (None, "")
-    amounts = _given_amounts(blocks, options) if ratio is None else [Share(ratio)] * len(blocks)
+    note, seconds = "", None
+    amounts: Sequence[Amount]
+    if options.is_timed and blocks:
+        timed = solve_for_time(program, detection.labels, blocks, options)
+        amounts, note, seconds = [Share(p) for p in timed.ratios], timed.note, timed.seconds
+        refusals |= {blocks[i].site: reason for i, reason in timed.refusals.items()}
+    elif options.flops is not None:
+        ratio, note = solve(costs, program, options)
+        amounts = [Share(ratio)] * len(blocks)
+    else:
+        amounts = _given_amounts(blocks, options)
     merges = []
     for i, merge in enumerate(_numbered(detection, blocks, amounts)):
+        if merge.block.site in refusals:
+            continue
         if costs.runs_after(i):
             merges.append(merge)
         else:
@@ -99,7 +120,9 @@ def make_plan(program: Program, detection: Detection, options: Options) -> Plan:
                 "not profitable: every costly op after this block needs all tokens again"
             )
     kept, thin = _thick_enough(merges, options, program.recompiles)
-    return Plan(tuple(kept), {**detection.refusals, **refusals, **thin}, note)
+    if options.round_to > 1 and any(not isinstance(m.block.axis.size, int) for m in kept):
+        note += ("; " if note else "") + UNROUNDED.format(options.round_to)
+    return Plan(tuple(kept), {**detection.refusals, **refusals, **thin}, note, seconds)
 
 
 def allowed(detection: Detection, options: Options) -> tuple[list[Block], dict[Site, str]]:
@@ -148,8 +171,10 @@ def _given_amounts(blocks: Sequence[Block], options: Options) -> Sequence[Amount
         return [Number(options.r, to_one=to_one)] * len(blocks)
     if options.ratio is not None:
         return [Share(_numerator(options.ratio))] * len(blocks)
+    if not blocks:
+        return []
     assert options.schedule is not None
-    if blocks and len(options.schedule) != len(blocks):
+    if len(options.schedule) != len(blocks):
         raise OptionsError(
             f"schedule={list(options.schedule)!r} has {len(options.schedule)} values, but "
             f"{len(blocks)} blocks of this model may merge; give one value for each."

@@ -1,4 +1,4 @@
-"""Solving for a FLOPs target: the keep ratio that all blocks share.
+"""Solving for a target, of FLOPs or of time: the keep ratio that all blocks share.
 
 The ratio depends on the token count, though little: attention falls faster than linear layers do.
 So that one compile serves many lengths and each gets the ratio that it would get alone, ratios
@@ -8,8 +8,8 @@ guarded to the range in which the step is the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
@@ -30,6 +30,23 @@ FAR = 64
 """How many times larger than the present ones sizes are looked at."""
 
 
+class Costs(Protocol):
+    """What a plan would cost: ``CostModel`` in FLOPs, ``TimeModel`` in seconds."""
+
+    @property
+    def blocks(self) -> list[Block]:
+        """That may merge."""
+
+    @property
+    def size_of(self) -> SizeOf:
+        """What a symbolic size is taken for."""
+
+    def fraction(
+        self, shares: Sequence[tuple[float, float]], keep: Sequence[float], options: Options
+    ) -> float:
+        """What is left of the dense program's cost."""
+
+
 def solve(costs: CostModel, program: Program, options: Options) -> tuple[int, str]:
     """The largest keep ratio p/q within ``options.flops``; a note if even the lowest is not.
 
@@ -40,9 +57,9 @@ def solve(costs: CostModel, program: Program, options: Options) -> tuple[int, st
     assert target is not None
     if not costs.blocks:
         return Q, ""
-    p = _largest(costs, options, target)
+    p = largest(costs, options, target)
     if program.recompiles:
-        _guard(costs, program, lambda other: _largest(other, options, target) == p)
+        _guard(costs, program, lambda other: largest(other, options, target) == p)
     if p > 0:
         return p, ""
     lowest = ALGORITHMS[options.algorithm].lowest_ratio
@@ -53,34 +70,48 @@ def solve(costs: CostModel, program: Program, options: Options) -> tuple[int, st
     )
 
 
-def _largest(costs: CostModel, options: Options, target: float) -> int:
-    """The numerator of the largest keep ratio within the target, 0 if there is none."""
+def largest(
+    costs: Costs, options: Options, target: float, among: Collection[int] | None = None
+) -> int:
+    """The numerator of the largest keep ratio within the target, 0 if there is none.
+
+    Args:
+        target: the fraction of the dense program's cost that may be left.
+        among: the blocks that merge, None for all.
+    """
     streams = [block.axis for block in costs.blocks]
     step = max(1, Q // (STEPS * max(streams.count(axis) for axis in streams)))
     lowest = ALGORITHMS[options.algorithm].lowest_ratio
     low, high = 0, round((1 - lowest) * Q) // step
-    if _fraction(costs, options, Q - high * step) > target:
+    if _fraction(costs, options, Q - high * step, among) > target:
         return 0
     # The fewest steps below 1 that reach the target.
     while low < high:
         middle = (low + high) // 2
-        if _fraction(costs, options, Q - middle * step) <= target:
+        if _fraction(costs, options, Q - middle * step, among) <= target:
             high = middle
         else:
             low = middle + 1
     return Q - high * step
 
 
-def _fraction(costs: CostModel, options: Options, p: int) -> float:
-    """FLOPs left if all blocks keep p/q.
+def _fraction(
+    costs: Costs, options: Options, p: int, among: Collection[int] | None = None
+) -> float:
+    """What is left if all blocks, or those ``among`` them, keep p/q."""
+    return fraction_with(costs, options, uniform(costs, p, among))
+
+
+def uniform(costs: Costs, p: int, among: Collection[int] | None) -> list[float]:
+    """A keep ratio for each block: p/q for all, or for those ``among`` them."""
+    return [p / Q if among is None or i in among else 1.0 for i in range(len(costs.blocks))]
+
+
+def fraction_with(costs: Costs, options: Options, ratios: Sequence[float]) -> float:
+    """What is left with a keep ratio for each block.
 
     Counts are not rounded, so that the ratio does not jump from one short length to the next.
     """
-    return _fraction_with(costs, options, [p / Q] * len(costs.blocks))
-
-
-def _fraction_with(costs: CostModel, options: Options, ratios: Sequence[float]) -> float:
-    """FLOPs left with a keep ratio for each block."""
     amounts = (Share(round(ratio * Q)) for ratio in ratios)
     chain = chained((b.axis, a) for b, a in zip(costs.blocks, amounts, strict=True))
     shares = []
@@ -100,7 +131,7 @@ def flops_of_schedule(
         options: with all defaults resolved.
     """
     costs = CostModel(program, labels, blocks)
-    return lambda ratios: _fraction_with(costs, options, ratios)
+    return lambda ratios: fraction_with(costs, options, ratios)
 
 
 def _shares(block: Block, amount: Share, tokens: int, fewest: int) -> tuple[float, float]:

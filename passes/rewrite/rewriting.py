@@ -23,6 +23,7 @@ from pitome_fx.passes.detect.sites import Site
 from pitome_fx.passes.plan.cost import merge_overhead
 from pitome_fx.passes.plan.flops import Described, FlopCounter
 from pitome_fx.passes.plan.planning import Plan, PlannedMerge
+from pitome_fx.passes.plan.rounding import Rounding
 from pitome_fx.passes.replay.events import LiftEvent, ProjectEvent, UnweightedEvent
 from pitome_fx.passes.replay.interpreter import Replay
 from pitome_fx.passes.rewrite.metric import (
@@ -130,6 +131,7 @@ class Merger:
         self.options = options
         self.algorithm = ALGORITHMS[options.algorithm]
         self.parameters = json.dumps(dict(options.algorithm_options))
+        self.rounding = Rounding(options.round_to)
         self.done: list[Merge] = []
         self.skipped: dict[Site, str] = {}
         self.counter = FlopCounter()
@@ -191,11 +193,9 @@ class Merger:
         masks = padding_masks(replay, block)
         padding = present_padding(replay, block, masks, parent)
         planned, left = merge.counts(block.axis.size if parent is None else parent.first_count)
-        k = planned - left
+        k = self.rounding.removed(merge, before, planned - left)
         if isinstance(k, int) and k <= 0:
-            self.skipped[block.site] = (
-                f"too few tokens: the amount asked for removes none of {before}"
-            )
+            self.skipped[block.site] = self.rounding.why_none(before)
             return x
         if parent is None:
             x = x.named(block.token_place, (Atom(block.axis),))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +14,7 @@ from torch.fx import GraphModule
 
 from pitome_fx.backends.fallback import with_fallback
 from pitome_fx.errors import CaptureError, PassError, PitomeError, in_short
+from pitome_fx.frontends.compiling import compiled_apart
 from pitome_fx.options import Options
 from pitome_fx.passes import pipeline
 from pitome_fx.passes.capture.functional import written_inputs
@@ -89,7 +89,7 @@ def explain(
         )
 
     try:
-        _compile_apart(model, record)(*(args or ()), **(kwargs or {}))
+        compiled_apart(model, record)(*(args or ()), **(kwargs or {}))
     except BackendCompilerFailed as failure:
         if isinstance(failure.inner_exception, PitomeError):
             raise failure.inner_exception from None
@@ -144,10 +144,3 @@ class Findings:
                 return make_report(self.outcomes, self.notes, self.options)
         except PassError as error:
             return make_report([], [*self.notes, str(error)], self.options)
-
-
-def _compile_apart(model: Any, backend: Callable[..., Any]) -> Any:
-    """Compile without using up the recompiles that the model's own compilations may need."""
-    known = inspect.signature(torch.compile).parameters
-    apart: dict[str, Any] = {"isolate_recompiles": True} if "isolate_recompiles" in known else {}
-    return torch.compile(model, backend=backend, **apart)

@@ -1,0 +1,145 @@
+"""How long ops take on a device: measured once for each op and shape, and kept on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils.benchmark import Timer
+
+FOLDER = "PITOME_FX_CACHE"
+"""Environment variable that says where tables lie, in place of the user's cache folder."""
+
+ROUNDS = 8
+"""Each call is measured in so many rounds over all, and its shortest time is kept: what disturbs a
+machine for a while disturbs one of them."""
+
+SECONDS_PER_ROUND = 0.004
+"""At the least, for each call."""
+
+Call = Callable[[], object]
+
+
+class DeviceTable:
+    """Seconds of calls on one device, by what describes them; None for what does not run alone.
+
+    Args:
+        device: that the calls run on.
+        name: what the device is called; tables are kept by it, with torch's version and, on a CPU,
+            the number of threads.
+    """
+
+    def __init__(self, device: torch.device, name: str | None = None) -> None:
+        self.device = device
+        self.name = name or name_of(device)
+        self.path = folder() / f"{_as_file_name(self.name)}.json"
+        self.seconds: dict[str, float | None] = _read(self.path)
+
+    def measure(self, calls: Mapping[str, Callable[[], Call]]) -> None:
+        """Measure what is not in the table yet, showing progress, and write it down.
+
+        Args:
+            calls: makes what is to be run, by its description.
+        """
+        missing = [key for key in calls if key not in self.seconds]
+        if not missing:
+            return
+        with _undisturbed(self.device), _progress() as bar:
+            task = bar.add_task("", total=ROUNDS * len(missing))
+            for _ in range(ROUNDS):
+                for key in missing:
+                    self._keep_shortest(key, self._seconds_of(calls[key]))
+                    bar.advance(task)
+        _write(self.path, {**_read(self.path), **self.seconds})
+
+    def _keep_shortest(self, key: str, seconds: float | None) -> None:
+        before = self.seconds.get(key)
+        self.seconds[key] = seconds if before is None or seconds is None else min(before, seconds)
+
+    def _seconds_of(self, make: Callable[[], Call]) -> float | None:
+        try:
+            call = make()
+            call()
+        except (RuntimeError, IndexError, TypeError, ValueError):
+            # It needs values that are not known here, such as indices in range.
+            return None
+        timer = Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads())
+        # The shortest of single calls: a mean over many holds whatever else the machine did.
+        shortest = spent = timer.timeit(1).median
+        while spent < SECONDS_PER_ROUND:
+            took = timer.timeit(1).median
+            shortest, spent = min(shortest, took), spent + took
+        return float(shortest)
+
+
+@contextmanager
+def _undisturbed(device: torch.device) -> Iterator[None]:
+    """Run for real in the midst of a trace, and leave random generators as they are."""
+    devices = [device] if device.type == "cuda" else []
+    with _disable_current_modes(), torch.no_grad(), torch.random.fork_rng(devices):
+        yield
+
+
+def name_of(device: torch.device) -> str:
+    """Of a device, with what else decides how fast it is."""
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)} torch {torch.__version__}"
+    processor = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    return f"{device.type} {processor} {torch.get_num_threads()} threads torch {torch.__version__}"
+
+
+def folder() -> Path:
+    """Where tables are kept."""
+    given = os.environ.get(FOLDER)
+    if given:
+        return Path(given)
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "pitome_fx"
+
+
+def _as_file_name(name: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in ".-" else "_" for letter in name)
+
+
+def _read(path: Path) -> dict[str, float | None]:
+    """A table from disk; an empty one where there is none, or it is damaged."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _write(path: Path, table: Mapping[str, float | None]) -> None:
+    """Put a table in place at once, so that no other process reads half of it.
+
+    Where the folder cannot be written, the next process measures again.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
+            json.dump(table, file, indent=0, sort_keys=True)
+        os.replace(file.name, path)
+    except OSError as error:
+        print(f"pitome: {path} cannot be written ({error})", file=sys.stderr)
+
+
+def _progress() -> Progress:
+    columns: Iterable[Any] = (
+        TextColumn("measuring this device"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty())
