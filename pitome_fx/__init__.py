@@ -23,12 +23,14 @@ if TYPE_CHECKING:
     from pitome_fx import spectral
     from pitome_fx.calibration.calibrate import calibrate
     from pitome_fx.measuring.benchmark import benchmark
+    from pitome_fx.measuring.compare import compare
 
 __version__ = "0.1.0"
 
 IMPORTED_WHEN_USED = {
     "benchmark": "pitome_fx.measuring.benchmark",
     "calibrate": "pitome_fx.calibration.calibrate",
+    "compare": "pitome_fx.measuring.compare",
     "spectral": "pitome_fx.spectral",
 }
 """What is no part of compiling a model, and where it lies: a function, or a module of that name."""
@@ -50,6 +52,7 @@ __all__ = [
     "Weights",
     "benchmark",
     "calibrate",
+    "compare",
     "explain",
     "register",
     "spectral",

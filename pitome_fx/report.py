@@ -148,3 +148,8 @@ def why_nothing_merges(sites: Sequence[BlockReport]) -> str:
     )
     more = f" (and {len(sites) - 4} more)" if len(sites) > 4 else ""
     return f"pitome: the model runs dense: none of its attention may merge. {listed}{more}."
+
+
+def notes_of(report: Report) -> tuple[str, ...]:
+    """The notes of a report; where nothing merges, why is one of them."""
+    return report.notes if report.merged else (*report.notes, why_nothing_merges(report.blocks))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import pitome_fx
 from pitome_fx import Options, OptionsError, RefusedError, calibrate
-from pitome_fx.calibration.calibrate import relative_change
+from pitome_fx.calibration.calibrate import squared_change
 from pitome_fx.calibration.spend import Sensitivity, spend
 from tests.support.blocks import by_hand
 from tests.support.models import Case
@@ -36,7 +36,7 @@ def change(case: Case, options: Any) -> float:
     """Of the outputs, squared and relative."""
     with torch.no_grad():
         merged = pitome_fx.transform(case.model, case.args, **options)
-        return float(relative_change(merged(*case.args), case.model(*case.args)))
+        return float(squared_change(merged(*case.args), case.model(*case.args)))
 
 
 def test_it_meets_the_budget_and_is_no_worse_than_the_same_amount_everywhere(case: Case) -> None:

@@ -13,6 +13,8 @@ DEFAULTS = {
     "r": None,
     "flops": None,
     "schedule": None,
+    "speedup": None,
+    "latency": None,
     "algorithm": "pitome-mean",
     "algorithm_options": {},
     "metric": None,
@@ -20,6 +22,7 @@ DEFAULTS = {
     "proportional": True,
     "blocks": None,
     "min_tokens": 8,
+    "round_to": 1,
     "lowering": "inductor",
     "lowering_options": {},
     "form": None,
@@ -36,6 +39,10 @@ ALLOWED: list[dict[str, Any]] = [
     {"flops": 1},
     {"schedule": [0.5, 1]},
     {"schedule": (0.9,)},
+    {"speedup": 1},
+    {"speedup": 1.5},
+    {"latency": 0.02},
+    {"round_to": 8},
     {"algorithm": "tome"},
     {"algorithm_options": {"margin": -1, "alpha": 0}, "algorithm": "pitome"},
     {"ratio": 0.2, "algorithm": "dpc-knn"},
@@ -71,6 +78,13 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("schedule", (0.9, 0.3), "keep ratios in [0.5, 1]"),
     ("schedule", ("0.9",), "list of keep ratios of at most 1"),
     ("schedule", "0.9", "list of keep ratios of at most 1"),
+    ("speedup", 0.9, "at least 1"),
+    ("speedup", "2x", "at least 1"),
+    ("speedup", float("inf"), "at least 1"),
+    ("latency", 0, "seconds, more than 0"),
+    ("latency", "20ms", "seconds, more than 0"),
+    ("round_to", 0, "at least 1"),
+    ("round_to", 8.0, "at least 1"),
     ("algorithm", "pitomé", "pitome, pitome-bsm, pitome-elu"),
     ("algorithm", None, "pitome, pitome-bsm, pitome-elu"),
     ("algorithm_options", None, "a mapping"),
@@ -150,7 +164,14 @@ def test_unknown_key_like_none_lists_all() -> None:
     assert all(key in str(refusal.value) for key in DEFAULTS)
 
 
-AMOUNTS = {"ratio": 0.9, "r": 4, "flops": 0.6, "schedule": [0.9]}
+AMOUNTS = {
+    "ratio": 0.9,
+    "r": 4,
+    "flops": 0.6,
+    "schedule": [0.9],
+    "speedup": 1.5,
+    "latency": 0.1,
+}
 
 
 @pytest.mark.parametrize(("first", "second"), [*itertools.combinations(AMOUNTS, 2)])
@@ -164,6 +185,11 @@ def test_the_amount_is_said_once(first: str, second: str) -> None:
 @pytest.mark.parametrize("given", [{}, *({key: value} for key, value in AMOUNTS.items())], ids=str)
 def test_without_an_amount_sixty_percent_of_the_flops_are_kept(given: dict[str, Any]) -> None:
     assert Options.parse(given).resolved().flops == (None if given.keys() - {"flops"} else 0.6)
+
+
+def test_options_in_one_line_say_what_differs_from_the_defaults() -> None:
+    assert str(Options()) == "default options"
+    assert str(Options(ratio=0.9, algorithm="tome")) == "ratio=0.9, algorithm=tome"
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import pitome_fx
 from pitome_fx import OptionsError
 from tests.support.blocks import SPELLINGS, Block, by_hand
 from tests.support.models import TIMM, Case, bert, encoder, randomised, timm_vit
@@ -143,3 +144,32 @@ def test_attention_that_is_not_proportional(name: str) -> None:
     plain = assert_keeps_the_law(case, ratio=0.8, proportional=False)
     assert relative_error(plain.output, assert_keeps_the_law(case, ratio=0.8).output) > 1e-4
     assert "not proportional" in str(explained(case, ratio=0.8, proportional=False))
+
+
+@pytest.mark.parametrize("how", [{"ratio": 0.8}, {"r": 5}, {"flops": 0.5}], ids=str)
+def test_counts_are_rounded_up_to_a_multiple(how: dict[str, Any]) -> None:
+    case = timm_vit(tokens=196, depth=6, embed_dim=48)
+    plain, rounded = (counts(explained(case, round_to=n, **how)) for n in (1, 8))
+    for (_, exact), (before, after) in zip(plain, rounded, strict=True):
+        assert after % 8 == 0 or after == before
+        assert exact <= after < exact + 8
+
+
+def test_what_rounding_leaves_too_many_goes_with_a_later_merge() -> None:
+    # 1 + 36 tokens, of which 3 go at a time: 34, 31, 28.
+    report = explained(timm_vit(), r=3, round_to=8)
+    assert counts(report) == [(37, 37), (37, 32), (32, 32)]
+    assert "round_to=8" in (report.blocks[0].reason or "")
+
+
+def test_rounded_counts_keep_the_law() -> None:
+    assert_keeps_the_law(timm_vit(tokens=196, depth=4, embed_dim=48), ratio=0.8, round_to=16)
+    assert_keeps_the_law(bert(padded=True), ratio=0.6, round_to=4)
+
+
+def test_lengths_that_are_symbols_are_not_rounded_and_it_is_said() -> None:
+    case = bert()
+    (ids,), tokens = case.args, torch.export.Dim("tokens", min=8, max=512)
+    program = torch.export.export(case.model, (ids,), dynamic_shapes=({1: tokens},), strict=False)
+    report = pitome_fx.explain(program, ratio=0.8, round_to=8)
+    assert report.merged and "round_to=8: token counts that are symbols" in str(report)

@@ -12,6 +12,7 @@ ORDER = (
     (
         "errors",
         "algorithms",
+        "clock",
         "groups",
         "lowerings",
         "matching",
@@ -36,7 +37,8 @@ ORDER = (
     ("deploy",),
     ("backends",),
     ("frontends",),
-    ("calibration", "measuring", "spectral"),
+    ("measuring",),
+    ("calibration", "spectral"),
     ("testing",),
     ("cli",),
 )

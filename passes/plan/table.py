@@ -16,7 +16,8 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils._python_dispatch import _disable_current_modes
-from torch.utils.benchmark import Timer
+
+from pitome_fx.clock import Call, seconds_of
 
 FOLDER = "PITOME_FX_CACHE"
 """Environment variable that says where tables lie, in place of the user's cache folder."""
@@ -26,9 +27,8 @@ ROUNDS = 8
 machine for a while disturbs one of them."""
 
 SECONDS_PER_ROUND = 0.004
-"""At the least, for each call."""
-
-Call = Callable[[], object]
+CALLS_PER_ROUND = 20
+"""A call is repeated until either is reached."""
 
 
 class DeviceTable:
@@ -74,13 +74,11 @@ class DeviceTable:
         except (RuntimeError, IndexError, TypeError, ValueError):
             # It needs values that are not known here, such as indices in range.
             return None
-        timer = Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads())
         # The shortest of single calls: a mean over many holds whatever else the machine did.
-        shortest = spent = timer.timeit(1).median
-        while spent < SECONDS_PER_ROUND:
-            took = timer.timeit(1).median
-            shortest, spent = min(shortest, took), spent + took
-        return float(shortest)
+        taken = [seconds_of(call, device=self.device)]
+        while sum(taken) < SECONDS_PER_ROUND and len(taken) < CALLS_PER_ROUND:
+            taken.append(seconds_of(call, device=self.device))
+        return min(taken)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from torch.fx import Node
 
 from pitome_fx.algorithms import ALGORITHMS
 from pitome_fx.algorithms.registry import NEEDS
+from pitome_fx.clock import Call
 from pitome_fx.ops import OPS
 from pitome_fx.options import Options
 from pitome_fx.passes.aten.families import COSTLY, SDPA
@@ -23,7 +24,7 @@ from pitome_fx.passes.capture.program import Program
 from pitome_fx.passes.capture.subclasses import op_of
 from pitome_fx.passes.detect.detection import Block
 from pitome_fx.passes.plan.cost import SizeOf, dimensions_of, levels_of, token_axes
-from pitome_fx.passes.plan.table import Call, DeviceTable
+from pitome_fx.passes.plan.table import DeviceTable
 from pitome_fx.passes.replay.labels import Labels
 from pitome_fx.passes.tokens.axes import Axis
 from pitome_fx.passes.tokens.sizes import hint

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.utils._pytree as pytree
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -19,6 +18,7 @@ from pitome_fx.calibration.spend import STEP, Sensitivity, spend
 from pitome_fx.errors import OptionsError, RefusedError
 from pitome_fx.frontends.transform import export
 from pitome_fx.frontends.transform import transform as merged_with
+from pitome_fx.measuring.changes import float_outputs, relative_change
 from pitome_fx.options import AMOUNTS, Options
 from pitome_fx.passes import pipeline
 from pitome_fx.passes.capture.guards import tentative
@@ -85,19 +85,14 @@ def calibrate(
     columns = (TextColumn("calibrating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     bar = Progress(*columns, console=console, disable=not progress or not sys.stderr.isatty())
     with bar, torch.no_grad():
-        return _Calibration(model, calls, flops, distance or relative_change, bar).run(
+        return _Calibration(model, calls, flops, distance or squared_change, bar).run(
             tried, console if progress else None
         )
 
 
-def relative_change(found: Any, dense: Any) -> Tensor:
+def squared_change(found: Any, dense: Any) -> Tensor:
     """|y − y₀|² / |y₀|² of each item (first dimension), mean over items and outputs."""
-    changes = []
-    for a, b in zip(pytree.tree_leaves(found), pytree.tree_leaves(dense), strict=True):
-        if isinstance(b, Tensor) and b.is_floating_point() and b.numel():
-            a, b = (x.double().reshape(max(len(x), 1) if x.dim() else 1, -1) for x in (a, b))
-            scale = b.square().sum(1).clamp(min=torch.finfo(b.dtype).tiny)
-            changes.append(((a - b).square().sum(1) / scale).mean())
+    changes = [relative_change(a, b).square().mean() for _, a, b in float_outputs(found, dense)]
     return torch.stack(changes).mean() if changes else torch.zeros(())
 
 

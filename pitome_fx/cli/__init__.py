@@ -3,5 +3,7 @@
 arguments   the parser; its pitome options are the fields of ``Options``
 models      models by name: ``module:callable``, ``timm:NAME``, ``hf:CONFIG``
 shapes      inputs by their shapes
-commands    explain, export
+loading     the model and the options that are named
+exporting   export
+commands    explain, bench, compare, calibrate; from words to an exit status
 """

@@ -34,6 +34,8 @@ downloaded, but for --set pretrained=True with timm. Every model is run in eval 
 examples:
   python -m pitome_fx explain timm:vit_small_patch16_224 --ratio 0.9
   python -m pitome_fx explain hf:bert --set num_hidden_layers=4 --input input_ids=2x64:int64 --json
+  python -m pitome_fx bench timm:vit_base_patch16_224 --input 4x3x224x224 --speedup 1.5
+  python -m pitome_fx compare mine.models:classifier --data labelled.pt --flops 0.7
   python -m pitome_fx export mine.models:classifier --to onnx -o classifier.onnx --flops 0.7
   python -m pitome_fx calibrate mine.models:classifier --data images.pt --keep 0.6 -o options.json
   python -m pitome_fx explain mine.models:classifier --options options.json
@@ -50,44 +52,92 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=pitome_fx.__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    about = "print what merges, what does not, and why"
-    explain = _add_command(commands, "explain", about)
-    explain.add_argument("--json", action="store_true", help="print the report as JSON")
-    _add_options(explain, without=(*OF_LOWERING, "form", "strict"))
-    about = "write the model on merged tokens to a file that needs no pitome_fx to run"
-    export = _add_command(commands, "export", about)
-    titles = ", ".join(f"{name}: {format.title}" for name, format in deploy.FORMATS.items())
-    export.add_argument("--to", required=True, choices=deploy.FORMATS, help=titles)
-    names = f"{deploy.endings()} (default: MODEL's name)"
-    export.add_argument("-o", "--output", type=Path, metavar="FILE", help=names)
-    export.add_argument(
-        "--dynamic-batch",
-        action="store_true",
-        help="any number of items: the first dimension of every input (else that of the inputs)",
+    _explain(commands)
+    _bench(commands)
+    _compare(commands)
+    _calibrate(commands)
+    _export(commands)
+    return parser
+
+
+def _explain(commands: Any) -> None:
+    command = _add_command(commands, "explain", "print what merges, what does not, and why")
+    command.add_argument("--json", action="store_true", help="print the report as JSON")
+    _add_options(command, without=(*OF_LOWERING, "form", "strict"))
+
+
+def _bench(commands: Any) -> None:
+    about = "time the dense and the merged model side by side: speed-up, memory, compile time"
+    command = _add_command(commands, "bench", about)
+    command.add_argument(
+        "--also",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE[,NAME=VALUE]",
+        help="another set of options to time beside it, as ratio=0.9,algorithm=tome; repeatable",
     )
-    export.add_argument("--no-check", action="store_true", help="do not run the file once written")
-    _add_options(export, without=(*OF_LOWERING, "form"))
+    command.add_argument("--rounds", type=int, default=20, help="of timing (default: 20)")
+    command.add_argument("--cold", action="store_true", help="compile with empty caches")
+    command.add_argument("--json", action="store_true", help="print the result as JSON")
+    command.add_argument("--plot", type=Path, metavar="FILE", help="write a picture, such as a PNG")
+    _add_options(command, without=("form", "strict"))
+
+
+def _compare(commands: Any) -> None:
+    about = "run the dense and the merged model on your own data, and say how their outputs differ"
+    command = _add_command(commands, "compare", about)
+    _add_data(command, "; elements may be pairs (inputs, labels)")
+    command.add_argument(
+        "--labelled",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="the data are pairs with labels (default: where they look like it)",
+    )
+    command.add_argument("--json", action="store_true", help="print the result as JSON")
+    _add_options(command, without=(*OF_LOWERING, "form", "strict"))
+
+
+def _calibrate(commands: Any) -> None:
     about = "find on your own inputs how much to merge where, without labels"
-    calibrate = _add_command(commands, "calibrate", about)
-    calibrate.add_argument(
-        "--data",
-        required=True,
-        metavar="DATA",
-        help="inputs to look at, a few dozen items: a file that torch.save wrote or "
-        "module:callable; a tensor, the arguments of a call, or a list of several such",
-    )
-    calibrate.add_argument(
+    command = _add_command(commands, "calibrate", about)
+    _add_data(command, ", a few dozen items")
+    command.add_argument(
         "--keep",
         type=float,
         default=DEFAULT_FLOPS,
         metavar="FLOPS",
         help=f"fraction of the model's FLOPs to keep, in (0, 1] (default: {DEFAULT_FLOPS})",
     )
-    calibrate.add_argument(
+    command.add_argument(
         "-o", "--output", type=Path, metavar="FILE", help="JSON (default: printed)"
     )
-    _add_options(calibrate, without=(*AMOUNTS, "blocks", *OF_LOWERING, "form"))
-    return parser
+    _add_options(command, without=(*AMOUNTS, "blocks", *OF_LOWERING, "form"))
+
+
+def _export(commands: Any) -> None:
+    about = "write the model on merged tokens to a file that needs no pitome_fx to run"
+    command = _add_command(commands, "export", about)
+    titles = ", ".join(f"{name}: {format.title}" for name, format in deploy.FORMATS.items())
+    command.add_argument("--to", required=True, choices=deploy.FORMATS, help=titles)
+    names = f"{deploy.endings()} (default: MODEL's name)"
+    command.add_argument("-o", "--output", type=Path, metavar="FILE", help=names)
+    command.add_argument(
+        "--dynamic-batch",
+        action="store_true",
+        help="any number of items: the first dimension of every input (else that of the inputs)",
+    )
+    command.add_argument("--no-check", action="store_true", help="do not run the file once written")
+    _add_options(command, without=(*OF_LOWERING, "form"))
+
+
+def _add_data(command: argparse.ArgumentParser, more: str) -> None:
+    command.add_argument(
+        "--data",
+        required=True,
+        metavar="DATA",
+        help="inputs to look at: a file that torch.save wrote, or module:callable; a tensor, the "
+        f"arguments of a call, or several such{more}",
+    )
 
 
 def _add_command(commands: Any, name: str, about: str) -> argparse.ArgumentParser:
@@ -172,6 +222,25 @@ def options_of(parsed: argparse.Namespace) -> dict[str, Any]:
     }
     if parsed.options is not None:
         options = _over(_read(parsed.options), options)
+    Options.parse(options)
+    return options
+
+
+def option_set(text: str) -> dict[str, Any]:
+    """Options written NAME=VALUE,NAME=VALUE; a comma within brackets belongs to its value.
+
+    Raises:
+        OptionsError: they are wrong.
+        UsageError: they are not written so.
+    """
+    types = typing.get_type_hints(Options)
+    options = {}
+    for item in re.split(r",(?![^\[({]*[\])}])", text):
+        name, equals, value = item.partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals:
+            raise UsageError(f"{item!r}: expected NAME=VALUE")
+        options[name] = _as_field(value, types[name]) if name in types else value
     Options.parse(options)
     return options
 

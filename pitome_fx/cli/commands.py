@@ -1,37 +1,24 @@
-"""explain, export and calibrate."""
+"""The command line from its words to an exit status, and the commands but for export."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
-import math
-import re
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
-
-import torch
-import torch.utils._pytree as pytree
-from torch import Tensor
-from torch.export import Dim, ExportedProgram, ShapesCollection
 
 import pitome_fx
 from pitome_fx import deploy
 from pitome_fx.cli import models
-from pitome_fx.cli.arguments import make_parser, options_of, settings_of
-from pitome_fx.cli.shapes import InputSpec, describe
-from pitome_fx.errors import DeployError, PitomeError, PitomeWarning, UsageError
-from pitome_fx.frontends.transform import spelled_out_layers
+from pitome_fx.cli.arguments import make_parser, option_set
+from pitome_fx.cli.exporting import export
+from pitome_fx.cli.loading import load
+from pitome_fx.errors import PitomeError, PitomeWarning, UsageError
 
 BAD_INPUT = 2
-ROUNDING = 1e-4
-"""Largest difference, relative to the largest output, that float32 sums in another order make."""
-HALF_ROUNDING = 16
-"""The same in half types, in units of eps: some 1000 roundings by eps/2, adding up at random."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,10 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = make_parser()
     parsed = parser.parse_args(arguments)
-    command = {"explain": explain, "export": export, "calibrate": calibrate}[parsed.command]
     try:
         with _one_line_warnings(parser.prog):
-            command(parsed)
+            COMMANDS[parsed.command](parsed)
     except PitomeError as error:
         if parsed.traceback:
             traceback.print_exc()
@@ -77,44 +63,39 @@ def _one_line_warnings(prog: str) -> Iterator[None]:
 
 def explain(parsed: argparse.Namespace) -> None:
     """Print the report."""
-    call, options = _load(parsed)
+    call, options = load(parsed)
     report = pitome_fx.explain(call.model, call.args, call.kwargs, **options)
     print(report.to_json(indent=2) if parsed.json else report)
 
 
-def export(parsed: argparse.Namespace) -> None:
-    """Write the file, run it beside the graph it was made of, and say how to load it."""
-    path = parsed.output or _default_path(parsed.model, parsed.to)
-    deploy.check(path, parsed.to)
-    call, options = _load(parsed, batch=2 if parsed.dynamic_batch else 1)
-    program = pitome_fx.transform(_traced(call, parsed.dynamic_batch), **options)
-    files = deploy.save(program, path, parsed.to)
-    merges = sum(node.target == torch.ops.pitome.match.default for node in program.graph.nodes)
-    title = deploy.FORMATS[parsed.to].title
-    for file in files:
-        print(f"written  {file} ({title}), {file.stat().st_size / 1e6:.2f} MB")
-    print(f"merged   {merges} {'block' if merges == 1 else 'blocks'}")
-    if not parsed.no_check:
-        print(f"checked  {_compare(program, call, path, parsed.to)}")
-        if parsed.dynamic_batch:
-            again = _compare(program, _one_item_more(call), path, parsed.to)
-            print(f"checked  with one item more {again}")
-    batch = ", any number of items" if parsed.dynamic_batch else ""
-    print(f"inputs   {describe(call.args, call.kwargs)}{batch}")
-    print(f"load     {_usage(program, call, path, parsed.to)}")
+def bench(parsed: argparse.Namespace) -> None:
+    """Print how fast the dense and the merged model are."""
+    call, options = load(parsed)
+    sets = [options, *(option_set(text) for text in parsed.also)]
+    inputs = call.args if not call.kwargs else call.kwargs
+    if call.args and call.kwargs:
+        raise UsageError("bench takes inputs that are all positional, or all named")
+    found = pitome_fx.benchmark(call.model, inputs, sets, rounds=parsed.rounds, cold=parsed.cold)
+    print(found.to_json(indent=2) if parsed.json else found)
+    if parsed.plot is not None:
+        found.save_plot(parsed.plot)
+
+
+def compare(parsed: argparse.Namespace) -> None:
+    """Print how far merging moves the outputs on some data."""
+    inputs = models.data(parsed.data)
+    call, options = load(parsed)
+    with _runs_on(parsed.data):
+        found = pitome_fx.compare(call.model, inputs, options, labelled=parsed.labelled)
+    print(found.to_json(indent=2) if parsed.json else found)
 
 
 def calibrate(parsed: argparse.Namespace) -> None:
     """Print or write the options that keep a share of the FLOPs with the least change."""
     inputs = models.data(parsed.data)
-    call, options = _load(parsed)
-    try:
+    call, options = load(parsed)
+    with _runs_on(parsed.data):
         found = pitome_fx.calibrate(call.model, inputs, flops=parsed.keep, **options)
-    except PitomeError:
-        raise
-    except Exception as error:
-        why = deploy.reason(error)
-        raise UsageError(f"the model does not run on {parsed.data}: {why}") from error
     if parsed.output is None:
         print(found.to_json())
     else:
@@ -122,129 +103,21 @@ def calibrate(parsed: argparse.Namespace) -> None:
         print(f"written  {parsed.output}")
 
 
-def _load(parsed: argparse.Namespace, batch: int = 1) -> tuple[models.Call, dict[str, Any]]:
-    """The model with its inputs, and the options; what is cheap to find wrong comes first."""
-    inputs = [InputSpec.parse(text) for text in parsed.input]
-    settings = settings_of(parsed)
-    build = models.find(parsed.model)
-    # Not before: importing the user's module may have registered the algorithm.
-    options = options_of(parsed)
-    return models.load(build, settings, inputs, parsed.weights, batch), options
-
-
-def _default_path(model: str, to: str) -> Path:
-    """Named after the last part of the model's name, in the current folder."""
-    stem = re.split(r"[:/.]", model.removesuffix("/config.json").removesuffix(".json"))[-1]
-    suffix = deploy.FORMATS[to].suffix
-    # Two formats end alike: their files get names of their own.
-    return Path((stem or "model") + (suffix if suffix == f".{to}" else f".{to}{suffix}"))
-
-
-def _traced(call: models.Call, dynamic_batch: bool) -> ExportedProgram:
-    """The dense model as torch.export sees it."""
-    shapes: Any = _any_batch(call) if dynamic_batch else None
+@contextlib.contextmanager
+def _runs_on(data: str) -> Iterator[None]:
+    """What is not our own error is that of a model on data that are not its inputs."""
     try:
-        with spelled_out_layers():
-            return torch.export.export(
-                call.model, call.args, dict(call.kwargs), dynamic_shapes=shapes, strict=False
-            )
+        yield
+    except PitomeError:
+        raise
     except Exception as error:
-        fixed = re.search(r"specialized it to be a constant \((\d+)\)", str(error))
-        if dynamic_batch and fixed:
-            raise DeployError(
-                f"the model's code fixes the batch at {fixed[1]}: "
-                "export it without --dynamic-batch, in the batch size it is to run in"
-            ) from error
-        raise DeployError(f"torch.export cannot trace the model: {deploy.reason(error)}") from error
+        raise UsageError(f"the model does not run on {data}: {deploy.reason(error)}") from error
 
 
-def _any_batch(call: models.Call) -> ShapesCollection:
-    """The first dimension of every input is one and the same symbol."""
-    tensors = _tensors((call.args, dict(call.kwargs)))
-    sizes = {tensor.shape[:1] for tensor in tensors}
-    if len(sizes) != 1 or tensors[0].dim() == 0 or tensors[0].shape[0] < 2:
-        raise UsageError(
-            "--dynamic-batch needs inputs whose first dimension is one batch of 2 items or more; "
-            f"these are {describe(call.args, call.kwargs)}"
-        )
-    shapes = ShapesCollection()
-    for tensor in tensors:
-        shapes[tensor] = {0: Dim("batch")}
-    return shapes
-
-
-def _one_item_more(call: models.Call) -> models.Call:
-    """The inputs of a dynamic batch in another size."""
-    args, kwargs = pytree.tree_map_only(
-        Tensor, lambda x: torch.cat([x, x[:1]]), (tuple(call.args), dict(call.kwargs))
-    )
-    return dataclasses.replace(call, args=args, kwargs=kwargs)
-
-
-def _tensors(values: Any) -> list[Tensor]:
-    return [leaf for leaf in pytree.tree_leaves(values) if isinstance(leaf, Tensor)]
-
-
-def _compare(program: ExportedProgram, call: models.Call, path: Path, to: str) -> str:
-    """Run the file and the graph on the same inputs; warn of more than rounding between them."""
-    missing = deploy.missing_packages(deploy.FORMATS[to].runs_with)
-    if missing:
-        return f"not: running it needs {' and '.join(missing)}"
-    with torch.no_grad():
-        wanted = _tensors(program.module()(*call.args, **call.kwargs))
-    given = _tensors((call.args, dict(call.kwargs)))
-    if to == "onnx" and any(x.dtype is torch.bfloat16 for x in (*given, *wanted)):
-        return "not: NumPy, which hands ONNX Runtime its tensors, has no bfloat16"
-    try:
-        with torch.no_grad():
-            found = _tensors(deploy.FORMATS[to].load(path)(*call.args, **call.kwargs))
-    except Exception as error:
-        raise DeployError(f"{path} was written but does not run: {deploy.reason(error)}") from error
-    shapes = [[tuple(x.shape) for x in outputs] for outputs in (found, wanted)]
-    if shapes[0] != shapes[1]:
-        raise DeployError(
-            f"{path} returns tensors of shapes {shapes[0]}, the same graph in PyTorch {shapes[1]}"
-        )
-    differences = [_difference(a, b) for a, b in zip(found, wanted, strict=True)]
-    worst = next((d for d in differences if math.isnan(d)), max(differences, default=0.0))
-    if not all(d <= _rounding(x.dtype) for d, x in zip(differences, wanted, strict=True)):
-        warnings.warn(
-            f"{path} differs from the same graph in PyTorch by {worst:.1e} of the largest output, "
-            "more than rounding: another engine may decide a near-tie between tokens the other "
-            "way, so compare the two on your own data",
-            PitomeWarning,
-            stacklevel=2,
-        )
-    return f"runs; differs from the same graph in PyTorch by {worst:.1e} of the largest output"
-
-
-def _rounding(dtype: torch.dtype) -> float:
-    half = dtype in (torch.float16, torch.bfloat16)
-    return HALF_ROUNDING * torch.finfo(dtype).eps if half else ROUNDING
-
-
-def _difference(found: Tensor, wanted: Tensor) -> float:
-    """Largest distance over the largest value; values that are not finite must be the same."""
-    wide = torch.complex128 if wanted.is_complex() else torch.float64
-    found, wanted = found.to(wide), wanted.to(wide)
-    if wanted.numel() == 0 or torch.equal(found, wanted):
-        return 0.0
-    distance = torch.where(found == wanted, 0, (found - wanted).abs())
-    return float(distance.max() / wanted.abs().max().clamp_min(torch.finfo(torch.float32).tiny))
-
-
-def _usage(program: ExportedProgram, call: models.Call, path: Path, to: str) -> str:
-    """A line of Python that loads and calls the file."""
-    leaves = pytree.tree_leaves((call.args, dict(call.kwargs)))
-    names = program.graph_signature.user_inputs
-    named = [name for name, leaf in zip(names, leaves, strict=True) if isinstance(leaf, Tensor)]
-    if to == "onnx":
-        inputs = ", ".join(f'"{name}": {name}' for name in named)
-    elif len(leaves) == len(call.args) + len(call.kwargs):
-        given = [str(name) for name in names[: len(call.args)]]
-        inputs = ", ".join([*given, *(f"{key}={key}" for key in call.kwargs)])
-    else:
-        inputs = "*args, **kwargs"
-    imports = [] if to == "onnx" else deploy.imports_of(program)
-    first = f"import {', '.join(imports)}; " if imports else ""
-    return first + deploy.usage(path, to, inputs)
+COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "explain": explain,
+    "bench": bench,
+    "compare": compare,
+    "calibrate": calibrate,
+    "export": export,
+}

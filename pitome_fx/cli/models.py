@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -101,7 +101,7 @@ def data(name: str) -> list[tuple[Any, ...]]:
 
     Args:
         name: a file that ``torch.save`` wrote, or ``module:callable``; it holds or returns a
-            tensor, the arguments of a call, or a list of several such.
+            tensor, the arguments of a call, or a list or other iterable of several such.
 
     Raises:
         UsageError: there is no such thing, or it is something else.
@@ -114,8 +114,11 @@ def data(name: str) -> list[tuple[Any, ...]]:
             found = torch.load(name, map_location="cpu", weights_only=True)
         except Exception as error:
             raise UsageError(f"--data {name}: {reason(error)}") from error
-    calls = found if isinstance(found, list) else [found]
+    one = isinstance(found, Tensor | tuple | Mapping) or not isinstance(found, Iterable)
+    calls = [found] if one else list(found)
     calls = [(call,) if isinstance(call, Tensor) else call for call in calls]
+    # A DataLoader yields lists.
+    calls = [tuple(call) if isinstance(call, list) else call for call in calls]
     if not calls or not all(isinstance(call, tuple) for call in calls):
         raise UsageError(
             f"--data {name} is {type(found).__name__}: expected a tensor, the tuple of arguments "

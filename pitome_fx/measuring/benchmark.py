@@ -22,7 +22,7 @@ from pitome_fx.measuring.progress import Say, saying
 from pitome_fx.measuring.speeds import DENSE, Benchmark, Run
 from pitome_fx.measuring.timing import interleaved, machine
 from pitome_fx.options import Options
-from pitome_fx.report import Report, why_nothing_merges
+from pitome_fx.report import Report, notes_of
 
 OptionSet = Mapping[str, Any] | Options
 
@@ -83,7 +83,7 @@ def benchmark(
             first_call=way.first_call,
             merged=0 if way.report is None else way.report.merged,
             sites=0 if way.report is None else len(way.report.blocks),
-            notes=_notes(way.report),
+            notes=() if way.report is None else notes_of(way.report),
         )
         for way in tried
     )
@@ -153,9 +153,3 @@ def _try(way: _Way, model: Any, call: Call, say: Say) -> _Tried:
 def _empty_caches() -> Iterator[None]:
     with fresh_cache(), forgetting_kinds():
         yield
-
-
-def _notes(report: Report | None) -> tuple[str, ...]:
-    if report is None:
-        return ()
-    return report.notes if report.merged else (*report.notes, why_nothing_merges(report.blocks))

@@ -50,6 +50,11 @@ class Call:
         return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
     @property
+    def items(self) -> int:
+        """How many items there are: the length of the first tensor that has any dimension."""
+        return next((len(x) for x in self.tensors if x.dim()), 1)
+
+    @property
     def device(self) -> torch.device:
         """Where they lie: on an accelerator if any of them does."""
         devices = [x.device for x in self.tensors]

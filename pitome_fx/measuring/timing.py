@@ -6,7 +6,6 @@ import math
 import os
 import platform
 import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-Call = Callable[[], object]
+from pitome_fx.clock import Call, seconds_of
 
 
 @dataclass(frozen=True)
@@ -88,22 +87,6 @@ def interleaved(
             seconds[name].append(seconds_of(calls[name], repeats[name], device))
         on_round(turn + 1)
     return Timings(seconds)
-
-
-def seconds_of(call: Call, repeats: int = 1, device: torch.device | str = "cpu") -> float:
-    """Mean wall-clock seconds of `repeats` calls, including all the work queued on `device`."""
-    synchronize(device)
-    start = time.perf_counter()
-    for _ in range(repeats):
-        call()
-    synchronize(device)
-    return (time.perf_counter() - start) / repeats
-
-
-def synchronize(device: torch.device | str) -> None:
-    """Wait for the work queued on a CUDA device; nothing to wait for on a CPU."""
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def machine(device: torch.device | str = "cpu") -> dict[str, str]:

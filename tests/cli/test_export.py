@@ -15,7 +15,7 @@ from torch.export import ExportedProgram
 
 import pitome_fx
 from pitome_fx import deploy
-from pitome_fx.cli import commands, models
+from pitome_fx.cli import exporting, models
 from pitome_fx.testing import simulate
 from tests.cli.calls import ROOT, SMALL, TINY_BERT, Cli, small
 from tests.support.oracle import assert_close
@@ -153,7 +153,7 @@ class TestCheckOfTheFile:
         monkeypatch.setattr(deploy, "FORMATS", {"ep": changed})
         call = small()
         program: ExportedProgram = torch.export.export(call.model, call.args)
-        return commands._compare(program, call, Path("small.pt2"), "ep")
+        return exporting._compare(program, call, Path("small.pt2"), "ep")
 
     def test_other_numbers(self, monkeypatch: pytest.MonkeyPatch) -> None:
         model = small().model
@@ -181,12 +181,12 @@ class TestCheckOfTheFile:
 
     @pytest.mark.parametrize(("dtype", "factor"), [("float16", 1.01), ("bfloat16", 1.05)])
     def test_half_types_are_rounded_more(self, dtype: str, factor: float) -> None:
-        assert factor - 1 < commands._rounding(getattr(torch, dtype)) < 0.2
-        assert commands._rounding(torch.float32) == commands._rounding(torch.float64) == 1e-4
+        assert factor - 1 < exporting._rounding(getattr(torch, dtype)) < 0.2
+        assert exporting._rounding(torch.float32) == exporting._rounding(torch.float64) == 1e-4
 
     def test_onnx_with_inputs_that_numpy_has_not(self, monkeypatch: pytest.MonkeyPatch) -> None:
         model = torch.nn.Linear(3, 4).bfloat16()
         call = models.Call(model, (torch.ones(2, 3, dtype=torch.bfloat16),), {})
         program = torch.export.export(model, call.args)
         monkeypatch.setattr(deploy, "missing_packages", lambda names: [])
-        assert "no bfloat16" in commands._compare(program, call, Path("a.onnx"), "onnx")
+        assert "no bfloat16" in exporting._compare(program, call, Path("a.onnx"), "onnx")

@@ -1,0 +1,1 @@
+"""benchmark, compare and amounts in time: what a user is told of their own model and device."""
