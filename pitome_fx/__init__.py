@@ -20,14 +20,18 @@ from pitome_fx.options import Options
 from pitome_fx.report import Report
 
 if TYPE_CHECKING:
-    from pitome_fx import spectral
+    from pitome_fx import spectral, viz
     from pitome_fx.calibration.calibrate import calibrate
+    from pitome_fx.frontends.tokens import MergedTokens, tokens
 
 __version__ = "0.1.0"
 
 IMPORTED_WHEN_USED = {
+    "MergedTokens": "pitome_fx.frontends.tokens",
     "calibrate": "pitome_fx.calibration.calibrate",
     "spectral": "pitome_fx.spectral",
+    "tokens": "pitome_fx.frontends.tokens",
+    "viz": "pitome_fx.viz",
 }
 """What is no part of compiling a model, and where it lies: a function, or a module of that name."""
 
@@ -37,6 +41,7 @@ __all__ = [
     "DeployError",
     "LoweringError",
     "Match",
+    "MergedTokens",
     "Options",
     "OptionsError",
     "PassError",
@@ -50,7 +55,9 @@ __all__ = [
     "explain",
     "register",
     "spectral",
+    "tokens",
     "transform",
+    "viz",
 ]
 
 

@@ -126,12 +126,11 @@ def weigh(kept: Tensor, moved: Tensor, target: Tensor, *deciding: Any) -> tuple[
     return own, torch.nn.functional.pad(mix, (0, 0, front, back))
 
 
-def scores(*deciding: Any) -> Tensor | None:
-    """What the algorithm ranks tokens by, (B, N); NaN for protected tokens and padding.
+def scores(how: Deciding) -> Tensor | None:
+    """What the algorithm ranks tokens by, (B, N), NaN for protected tokens and padding.
 
-    None where it ranks none. Arguments as of ``match``.
+    None where it ranks none.
     """
-    how = Deciding(*deciding)
     ranked_by = ALGORITHMS[how.algorithm].scores
     if ranked_by is None:
         return None

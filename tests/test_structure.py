@@ -36,7 +36,7 @@ ORDER = (
     ("deploy",),
     ("backends",),
     ("frontends",),
-    ("calibration", "measuring", "spectral"),
+    ("calibration", "measuring", "spectral", "viz"),
     ("testing",),
     ("cli",),
 )
