@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
+from torch.export._tree_utils import reorder_kwargs
 
 from pitome_fx.frontends.grid import Grid, grid_of
 from pitome_fx.frontends.transform import export, merged_by_pass
@@ -89,7 +90,7 @@ def tokens(
     merges = iter(outcome.rewritten.merges)
     watcher = Watcher(merged.module(), lambda decision: _merged_tokens(next(merges), decision))
     with torch.no_grad():
-        watcher.call_with(args or (), kwargs)
+        watcher.call_with(args or (), reorder_kwargs(dict(kwargs or {}), merged.call_spec.in_spec))
     return watcher.seen
 
 
