@@ -13,8 +13,9 @@ are a slice of the list: ``merges[::4]``. No window is opened and nothing of pyp
 background is transparent, and ink is grey, so that pictures fit on light and on dark pages.
 """
 
+from pitome_fx.viz.audio import frames
 from pitome_fx.viz.charts import flow, sizes
 from pitome_fx.viz.images import groups, scores
-from pitome_fx.viz.sequences import frames, words
+from pitome_fx.viz.text import words
 
 __all__ = ["flow", "frames", "groups", "scores", "sizes", "words"]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from pitome_fx.frontends.tokens import MergedTokens
+from pitome_fx.viz.inputs import where
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -72,8 +73,7 @@ def titled(axes: Axes, text: str) -> None:
 
 def title_of(merge: MergedTokens) -> str:
     """Where a merge is and what became of its tokens."""
-    counts = f"{merge.tokens_before} → {merge.tokens_after} tokens"
-    return f"{merge.module}\n{counts}" if merge.module else counts
+    return f"{where(merge)}\n{merge.tokens_before} → {merge.tokens_after} tokens"
 
 
 def colours(groups: Tensor) -> list[Colour]:

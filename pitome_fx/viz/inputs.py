@@ -31,6 +31,11 @@ def listed(merges: Merges) -> list[MergedTokens]:
     return found
 
 
+def where(merge: MergedTokens) -> str:
+    """A merge's place in the model, in words."""
+    return merge.module or f"attention site {merge.number}"
+
+
 def checked_item(item: int, merges: Sequence[MergedTokens]) -> int:
     """The number of an item that every merge has."""
     items = min(len(merge.assignment) for merge in merges)
@@ -46,18 +51,17 @@ def grid_for(merge: MergedTokens, given: tuple[int, int] | None) -> Grid:
     """Rows and columns of the original tokens of a merge: those given, or else those found."""
     if given is not None:
         return _given(merge, given)
-    where = merge.module or f"attention site {merge.number}"
     if merge.grid is None:
         raise OptionsError(
-            f"the graph does not say how the {merge.before.shape[1]} tokens of {where} lie on an "
-            "image (windows, tokens in an order of their own, or symbolic sizes): give "
+            f"the graph does not say how the {merge.before.shape[1]} tokens of {where(merge)} lie "
+            "on an image (windows, tokens in an order of their own, or symbolic sizes): give "
             "grid=(rows, columns), or leave this merge out."
         )
     if len(merge.grid.shape) != 2:
         shape = " × ".join(map(str, merge.grid.shape))
         raise OptionsError(
-            f"the tokens of {where} lie along {len(merge.grid.shape)} directions ({shape}), and "
-            "not in rows and columns: give grid=(rows, columns), or draw them with "
+            f"the tokens of {where(merge)} lie along {len(merge.grid.shape)} directions ({shape}), "
+            "and not in rows and columns: give grid=(rows, columns), or draw them with "
             "pitome_fx.viz.words or pitome_fx.viz.frames."
         )
     return merge.grid
@@ -73,7 +77,7 @@ def _given(merge: MergedTokens, given: tuple[int, int]) -> Grid:
     if start < 0:
         raise OptionsError(
             f"grid={given!r} is not allowed: it has {pair[0] * pair[1]} patches, and "
-            f"{merge.module or f'attention site {merge.number}'} begins with {count} tokens."
+            f"{where(merge)} begins with {count} tokens."
         )
     return Grid(pair, start)
 

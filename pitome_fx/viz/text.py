@@ -1,4 +1,4 @@
-"""Merged tokens along a sequence: words of a text, frames of a recording."""
+"""Merged tokens of a text: the words of each group."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pitome_fx.errors import OptionsError
-from pitome_fx.frontends.grid import Grid
 from pitome_fx.frontends.tokens import MergedTokens
-from pitome_fx.viz.canvas import INK, colours, font, panels, picture, plain, title_of, titled
-from pitome_fx.viz.inputs import Merges, checked_item, listed
+from pitome_fx.viz.canvas import colours, font, panels, plain, title_of
+from pitome_fx.viz.inputs import Merges, checked_item, listed, where
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,7 +59,7 @@ def _texts(words: Sequence[str], merges: Sequence[MergedTokens]) -> list[str]:
     for merge in merges:
         if len(words) > merge.before.shape[1]:
             raise OptionsError(
-                f"words: {len(words)} were given, and {merge.module or 'the model'} has "
+                f"words: {len(words)} were given, and {where(merge)} has "
                 f"{merge.before.shape[1]} tokens: one word per token is expected."
             )
     # A dollar would begin a formula, and a very long word would leave its line.
@@ -111,73 +110,3 @@ def _numbers(groups: Sequence[int]) -> dict[int, int]:
     members = {group: groups.count(group) for group in order}
     shared = sorted((g for g in order if members[g] > 1), key=lambda g: -members[g])
     return {group: i + 1 for i, group in enumerate(shared)}
-
-
-def frames(spectrogram: Any, merges: Merges, *, item: int = 0) -> Figure:
-    """A spectrogram, and under it the frames of each group in one colour, a strip for each merge.
-
-    Frames that are alone are grey. For a model of patches in time and frequency use ``groups``,
-    with the spectrogram for an image.
-
-    Args:
-        spectrogram: (F, T), or (B, F, T) of a batch; frequencies from low to high. Or a waveform,
-            (T,) or (B, 1, T).
-        merges: as ``pitome_fx.tokens`` returns them, or some of them.
-        item: which one of the batch.
-
-    Raises:
-        OptionsError: the tokens lie in rows and columns, or an argument is wrong.
-        ImportError: matplotlib is not installed.
-    """
-    found = listed(merges)
-    checked_item(item, found)
-    heard = _heard(spectrogram, item, len(found[0].assignment))
-    places = [_along_time(merge) for merge in found]
-    figure = picture(9, 2.0 + 0.3 * len(found))
-    axes = figure.subplots(
-        1 + len(found), 1, sharex=True, gridspec_kw={"height_ratios": [6, *[1] * len(found)]}
-    )
-    if len(heard) > 1:
-        axes[0].imshow(
-            heard.numpy(), extent=(0, 1, 0, 1), origin="lower", aspect="auto", cmap="magma"
-        )
-    else:
-        axes[0].plot(torch.linspace(0, 1, heard.shape[1]), heard[0], color=INK, linewidth=0.5)
-    titled(axes[0], f"{heard.shape[1]} {'frames' if len(heard) > 1 else 'samples'}")
-    plain(axes[0])
-    for panel, merge, place in zip(axes[1:], found, places, strict=True):
-        groups = merge.assignment[item, place.start : place.start + place.count].cpu()
-        strip = torch.tensor([colours(groups)])
-        panel.imshow(strip.numpy(), extent=(0, 1, 0, 1), aspect="auto", interpolation="nearest")
-        plain(panel)
-        label = title_of(merge).replace("\n", ": ")
-        panel.text(1.005, 0.5, label, ha="left", va="center", **font(fontsize="x-small"))
-    return figure
-
-
-def _heard(spectrogram: Any, item: int, items: int) -> torch.Tensor:
-    """(F, T) of an item; (1, T) of a waveform."""
-    x = torch.as_tensor(spectrogram).detach().float().cpu()
-    if x.dim() == 3 and len(x):
-        x = x[item * len(x) // items]
-    if x.dim() == 1:
-        x = x.unsqueeze(0)
-    if x.dim() != 2 or not x.numel():
-        raise OptionsError(
-            "spectrogram: expected (F, T) or (B, F, T), or a waveform (T,) or (B, 1, T), got "
-            f"{tuple(torch.as_tensor(spectrogram).shape)}."
-        )
-    return x
-
-
-def _along_time(merge: MergedTokens) -> Grid:
-    """The original tokens that are frames, one after another."""
-    if merge.grid is None:
-        return Grid((merge.before.shape[1],), 0)
-    if len(merge.grid.shape) != 1:
-        shape = " × ".join(map(str, merge.grid.shape))
-        raise OptionsError(
-            f"the tokens of {merge.module or 'the model'} lie along {len(merge.grid.shape)} "
-            f"directions ({shape}), not along time alone: draw them with pitome_fx.viz.groups."
-        )
-    return merge.grid
