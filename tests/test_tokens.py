@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import pitome_fx
 from pitome_fx import ALGORITHMS, Match, MergedTokens, PitomeWarning, RefusedError, Tokens, register
+from pitome_fx.frontends.grid import Grid
 from pitome_fx.frontends.transform import export
 from pitome_fx.testing import simulate
 from tests.support.blocks import Transformer, by_hand
@@ -194,6 +195,29 @@ def test_an_exported_program_brings_its_inputs() -> None:
     assert len(own) == 3
     for one, other in zip(own, of_program, strict=True):
         assert torch.equal(one.assignment, other.assignment)
+
+
+def test_inputs_of_another_make_are_told() -> None:
+    case = by_hand()
+    program = export(case.model, case.args, None)
+    with pytest.raises(TypeError, match="not built as those that the program was exported with"):
+        pitome_fx.tokens(program, (*case.args, torch.zeros(1)), ratio=0.8)
+    with pytest.raises(TypeError, match="traced with example inputs"):
+        pitome_fx.tokens(case.model, ratio=0.8)
+
+
+def test_a_program_for_many_batches_runs_on_another() -> None:
+    case = by_hand()
+    batch = torch.export.Dim("batch")
+    program = torch.export.export(case.model, case.args, dynamic_shapes=({0: batch},))
+    x = torch.randn(5, 24, 24)
+    for one, other in zip(
+        pitome_fx.tokens(program, (x,), ratio=0.8),
+        pitome_fx.tokens(case.model, (x,), ratio=0.8),
+        strict=True,
+    ):
+        assert torch.equal(one.assignment, other.assignment) and one.sizes.shape[0] == 5
+        assert one.grid == other.grid == Grid((24,), 1)
 
 
 def test_keyword_inputs_may_come_in_any_order() -> None:

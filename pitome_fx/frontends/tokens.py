@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.utils._pytree as pytree
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.export._tree_utils import reorder_kwargs
@@ -79,19 +80,39 @@ def tokens(
         OptionsError: an option is wrong.
         RefusedError: nothing merges and ``strict=True``, or the program is transformed already.
         CaptureError: torch.export cannot trace the model.
+        TypeError, ValueError: there are no inputs, or other ones than the program takes.
         PassError: a stage of the pass failed; the text says where, and what to do.
     """
-    if args is None and not kwargs and isinstance(model, ExportedProgram):
-        args, kwargs = model.example_inputs
     parsed = replace(Options.parse(options), form="pitome")
-    merged, outcome = merged_by_pass(export(model, args, kwargs), parsed)
+    exported = export(model, args, kwargs)
+    inputs = _inputs(exported, args, kwargs)
+    merged, outcome = merged_by_pass(exported, parsed)
     if outcome is None or outcome.rewritten is None:
         return []
     merges = iter(outcome.rewritten.merges)
     watcher = Watcher(merged.module(), lambda decision: _merged_tokens(next(merges), decision))
     with torch.no_grad():
-        watcher.call_with(args or (), reorder_kwargs(dict(kwargs or {}), merged.call_spec.in_spec))
+        watcher.call_with(*inputs)
     return watcher.seen
+
+
+def _inputs(
+    program: ExportedProgram, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a call in the order of the program's inputs; its own if none are given."""
+    if args is None and not kwargs:
+        if program.example_inputs is None:
+            raise TypeError("this ExportedProgram was saved without its inputs: give args, kwargs")
+        args, kwargs = program.example_inputs
+    spec = program.call_spec.in_spec
+    assert spec is not None
+    given = tuple(args or ()), reorder_kwargs(dict(kwargs or {}), spec)
+    if pytree.tree_structure(given) != spec:
+        raise TypeError(
+            "the inputs are not built as those that the program was exported with: expected "
+            f"{spec}, got {pytree.tree_structure(given)}"
+        )
+    return given
 
 
 def _merged_tokens(merge: Merge, decision: Decision) -> MergedTokens:

@@ -91,7 +91,7 @@ def export(
             "a GraphModule or an ExportedProgram"
         )
     if args is None and not kwargs:
-        raise TypeError("transform(module, args, kwargs) needs example inputs to trace a module")
+        raise TypeError("a module is traced with example inputs: give (module, args, kwargs)")
     try:
         with spelled_out_layers():
             return torch.export.export(program, tuple(args or ()), dict(kwargs or {}), strict=False)
