@@ -20,8 +20,9 @@ from pitome_fx.options import Options
 from pitome_fx.report import Report
 
 if TYPE_CHECKING:
-    from pitome_fx import spectral
+    from pitome_fx import spectral, viz
     from pitome_fx.calibration.calibrate import calibrate
+    from pitome_fx.frontends.tokens import MergedTokens, tokens
     from pitome_fx.measuring.benchmark import benchmark
     from pitome_fx.measuring.compare import compare
 
@@ -29,9 +30,12 @@ __version__ = "0.1.0"
 
 IMPORTED_WHEN_USED = {
     "benchmark": "pitome_fx.measuring.benchmark",
+    "MergedTokens": "pitome_fx.frontends.tokens",
     "calibrate": "pitome_fx.calibration.calibrate",
     "compare": "pitome_fx.measuring.compare",
     "spectral": "pitome_fx.spectral",
+    "tokens": "pitome_fx.frontends.tokens",
+    "viz": "pitome_fx.viz",
 }
 """What is no part of compiling a model, and where it lies: a function, or a module of that name."""
 
@@ -41,6 +45,7 @@ __all__ = [
     "DeployError",
     "LoweringError",
     "Match",
+    "MergedTokens",
     "Options",
     "OptionsError",
     "PassError",
@@ -56,7 +61,9 @@ __all__ = [
     "explain",
     "register",
     "spectral",
+    "tokens",
     "transform",
+    "viz",
 ]
 
 

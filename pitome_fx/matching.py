@@ -1,4 +1,4 @@
-"""What decides who merges: the bodies of ``match``, ``weigh`` and ``importance``.
+"""What decides who merges: the bodies of ``match``, ``weigh`` and ``importance``; its scores.
 
 Letters as in ``ops``.
 """
@@ -124,6 +124,22 @@ def weigh(kept: Tensor, moved: Tensor, target: Tensor, *deciding: Any) -> tuple[
     own, mix = own.to(seen.metric.dtype), mix.to(seen.metric.dtype)
     own = torch.nn.functional.pad(own, (front, back), value=1.0)
     return own, torch.nn.functional.pad(mix, (0, 0, front, back))
+
+
+def scores(how: Deciding) -> Tensor | None:
+    """What the algorithm ranks tokens by, (B, N), NaN for protected tokens and padding.
+
+    None where it ranks none.
+    """
+    ranked_by = ALGORITHMS[how.algorithm].scores
+    if ranked_by is None:
+        return None
+    with full_precision(how.metric):
+        seen = how.tokens()
+        found = ranked_by(seen, **how.all_parameters)
+    if seen.padding is not None:
+        found = found.masked_fill(seen.padding, torch.nan)
+    return torch.nn.functional.pad(found, (how.front, how.back), value=torch.nan)
 
 
 def importance(

@@ -12,12 +12,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor, nn
-from torch.fx import GraphModule, Interpreter
 from torch.nn import functional as F
 
 from pitome_fx.frontends.transform import transform
+from pitome_fx.frontends.watching import Decision, Watcher
 
 
 def distance(tokens: Tensor, group: Tensor) -> Tensor:
@@ -78,25 +77,13 @@ def of_merges(
         CaptureError: torch.export cannot trace the model.
     """
     merged = transform(model, args, kwargs, **{**options, "form": "pitome"})
-    watcher = _Watcher(merged)
+    watcher = Watcher(merged, _distances)
     with torch.no_grad():
-        watcher.run(
-            *pytree.tree_leaves((tuple(args), dict(kwargs or {}))), enable_io_processing=False
-        )
-    return watcher.distances
+        watcher.call_with(args, kwargs)
+    return watcher.seen
 
 
-class _Watcher(Interpreter):
-    """Sees what every match compares, and what it finds."""
-
-    def __init__(self, module: GraphModule) -> None:
-        super().__init__(module)
-        self.distances: list[Tensor] = []
-
-    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-        result = super().call_function(target, args, kwargs)
-        if target == torch.ops.pitome.match.default:
-            groups = torch.ops.pitome.assignment(*result)
-            found = [distance(x, group) for x, group in zip(args[0], groups, strict=True)]
-            self.distances.append(torch.stack(found))
-        return result
+def _distances(decision: Decision) -> Tensor:
+    """(B,) of one merge."""
+    compared = zip(decision.deciding.metric, decision.step, strict=True)
+    return torch.stack([distance(tokens, group) for tokens, group in compared])

@@ -95,6 +95,14 @@ def test_dense_prediction(run: Run) -> None:
     assert dense > background + 10 and min(merged) > background + 10
 
 
+def test_pictures(run: Run, tmp_path: Path) -> None:
+    text = run("pictures", tmp_path, grid=(6, 9))
+    assert "flower.jpg through " in text and "55 → " in text
+    written = {file.name for file in tmp_path.iterdir()}
+    assert written == {"tokens.png", "energy.png", "sizes.png", "flow.png"}
+    assert all(file.read_bytes().startswith(b"\x89PNG") for file in tmp_path.iterdir())
+
+
 def test_every_example_is_run_here_and_listed_in_the_readme() -> None:
     examples = {file.stem for file in FOLDER.glob("*.py")} - HELPERS
     called = set(re.findall(r'(?:run\("|examples\.)(\w+)"', Path(__file__).read_text()))

@@ -38,7 +38,7 @@ ORDER = (
     ("backends",),
     ("frontends",),
     ("measuring",),
-    ("calibration", "spectral"),
+    ("calibration", "spectral", "viz"),
     ("testing",),
     ("cli",),
 )

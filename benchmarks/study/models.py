@@ -18,11 +18,11 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class Dino(nn.Module):
     """DINOv2-S/14: images (B, 3, H, W) → class token (B, 384) and patch tokens (B, N, 384)."""
 
-    def __init__(self, image: int) -> None:
+    def __init__(self, patches: int) -> None:
         super().__init__()
         self.patches = nn.Conv2d(3, 384, 14, 14)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, 384))
-        self.positions = nn.Parameter(torch.zeros(1, 1 + (image // 14) ** 2, 384))
+        self.positions = nn.Parameter(torch.zeros(1, 1 + patches, 384))
         self.blocks = nn.ModuleList(DinoBlock() for _ in range(12))
         self.norm = nn.LayerNorm(384, eps=1e-6)
 
@@ -103,15 +103,17 @@ def _renamed(name: str) -> str:
     return name
 
 
-def dino(image: int, state: dict[str, Tensor] | None = None) -> Dino:
-    """DINOv2-S/14 for images of one size."""
+def dino(image: int | tuple[int, int], state: dict[str, Tensor] | None = None) -> Dino:
+    """DINOv2-S/14 for images of one size: that of a square, or (H, W)."""
     state = dict(dino_state() if state is None else state)
-    model = Dino(image).eval()
+    height, width = (image, image) if isinstance(image, int) else image
+    size = height // 14, width // 14
+    model = Dino(math.prod(size)).eval()
     first, grid = state["positions"][:, :1], state["positions"][:, 1:]
     side = math.isqrt(grid.shape[1])
     grid = F.interpolate(
         grid.float().reshape(1, side, side, -1).permute(0, 3, 1, 2),
-        size=(image // 14, image // 14),
+        size=size,
         mode="bicubic",
         antialias=True,
     )

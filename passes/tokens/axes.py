@@ -97,6 +97,14 @@ class Axis:
         """The larger axis that it is a factor of, None if it is no factor."""
         return None if self._whole is None else self._whole[0]
 
+    @property
+    def is_outer(self) -> bool:
+        """Does it count from end to end of what it is a factor of, if it is one?"""
+        if self._whole is None:
+            return True
+        whole, outer, _ = self._whole
+        return self is outer and whole.is_outer
+
     def within(self, units: Container[Axis] = ()) -> Axis:
         """The unit, or else the whole axis, that it is a piece of; itself if it is none."""
         axis = self

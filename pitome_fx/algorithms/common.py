@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import statically_known_true
@@ -29,6 +32,17 @@ def rank(x: Tensor, descending: bool = False) -> Tensor:
     """Place of each entry in the order of the last axis, equals by position."""
     order = torch.argsort(x, dim=-1, descending=descending, stable=True)
     return torch.argsort(order, dim=-1, stable=True)
+
+
+def of_units(energy: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The ``scores=`` of an algorithm that ranks by ``energy(units, tokens, **parameters)``."""
+    return lambda tokens, **parameters: energy(unit(tokens.metric), tokens, **parameters)
+
+
+def importance_of(tokens: Tokens, **_: Any) -> Tensor:
+    """The ``scores=`` of an algorithm that ranks by importance (B, T), whatever its parameters."""
+    assert tokens.importance is not None
+    return tokens.importance
 
 
 def falling_margin(tokens: Tokens, margin: float) -> float:

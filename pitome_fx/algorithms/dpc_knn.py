@@ -13,11 +13,11 @@ def once(blocks: int) -> range:
     return range(blocks // 4, blocks // 4 + 1)
 
 
-def clustered(distance: Tensor, tokens: Tokens, neighbours: int) -> Match:
-    """The T − k peaks of density that are far from higher ones; the others join their nearest.
+def peaks(distance: Tensor, neighbours: int) -> Tensor:
+    """ρ·δ (B, T), highest where tokens are dense and far from denser ones.
 
     ρ_i = exp(−mean of the squared distances to the nearest tokens), δ_i the distance to the
-    nearest token of higher density (the largest of all at the peak); peaks are highest in ρ·δ.
+    nearest token of higher density (the largest of all at the peak).
 
     Args:
         distance: (B, T, T), infinite between padding and real tokens.
@@ -30,7 +30,12 @@ def clustered(distance: Tensor, tokens: Tokens, neighbours: int) -> Match:
     higher = place.unsqueeze(1) < place.unsqueeze(2)
     gap = -highest(torch.where(higher, -distance, -torch.inf), -torch.inf)
     farthest = highest(torch.where(distance.isfinite(), distance, 0).flatten(1), 0).unsqueeze(-1)
-    kept, moved = keep_highest(density * torch.minimum(gap, farthest), tokens)
+    return density * torch.minimum(gap, farthest)
+
+
+def clustered(distance: Tensor, tokens: Tokens, neighbours: int) -> Match:
+    """The T − k highest peaks stay; the others join their nearest. Arguments as of ``peaks``."""
+    kept, moved = keep_highest(peaks(distance, neighbours), tokens)
     rows = take(distance, moved)
     return Match(kept, moved, nearest(-rows.gather(2, kept.unsqueeze(1).expand(*moved.shape, -1))))
 
@@ -47,7 +52,12 @@ def distances(tokens: Tokens) -> Tensor:
     return -within_kinds(-apart.sqrt(), place, place, tokens.padding)
 
 
-@register("dpc-knn", metric="hidden", removes="all but one", blocks=once)
+def density_peaks(tokens: Tokens, neighbours: int) -> Tensor:
+    """ρ·δ (B, T) of distances between features."""
+    return peaks(distances(tokens), neighbours)
+
+
+@register("dpc-knn", metric="hidden", removes="all but one", blocks=once, scores=density_peaks)
 def dpc_knn(tokens: Tokens, *, neighbours: Count = 5) -> Match:
     """Clusters around density peaks, made once and of any number."""
     return clustered(distances(tokens), tokens, neighbours)

@@ -2,7 +2,7 @@
 
 import torch
 
-from pitome_fx.algorithms.common import joins, keep_highest
+from pitome_fx.algorithms.common import importance_of, joins, keep_highest
 from pitome_fx.algorithms.registry import Match, Tokens, Weights, register
 
 
@@ -17,7 +17,13 @@ def attention_weighted(tokens: Tokens, match: Match) -> Weights:
     return Weights(own / total, share / total.unsqueeze(-1))
 
 
-@register("evit", needs=["importance"], removes="all but one", weights=attention_weighted)
+@register(
+    "evit",
+    needs=["importance"],
+    removes="all but one",
+    weights=attention_weighted,
+    scores=importance_of,
+)
 def evit(tokens: Tokens) -> Match:
     """The most important tokens stay; all others become one, which comes last.
 

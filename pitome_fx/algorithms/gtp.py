@@ -3,7 +3,15 @@
 import torch
 from torch import Tensor
 
-from pitome_fx.algorithms.common import cosines, every_cosine, keep_highest, nearest, rank, unit
+from pitome_fx.algorithms.common import (
+    cosines,
+    every_cosine,
+    importance_of,
+    keep_highest,
+    nearest,
+    rank,
+    unit,
+)
 from pitome_fx.algorithms.parameters import Count, Weight
 from pitome_fx.algorithms.registry import Match, Tokens, Weights, register
 
@@ -26,7 +34,7 @@ def _graph(tokens: Tokens, neighbours: int) -> Tensor:
     return torch.where(near | near.transpose(1, 2), cos, 0.0)
 
 
-@register("gtp", needs=["importance"], weights=propagation)
+@register("gtp", needs=["importance"], weights=propagation, scores=importance_of)
 def gtp(tokens: Tokens, *, alpha: Weight = 0.2, neighbours: Count = 8) -> Match:
     """The least important tokens go; what they hold spreads to their neighbours in the graph.
 

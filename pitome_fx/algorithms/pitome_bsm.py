@@ -2,7 +2,14 @@
 
 from torch import Tensor
 
-from pitome_fx.algorithms.common import best_edges, cosines, every_other, merge_order, unit
+from pitome_fx.algorithms.common import (
+    best_edges,
+    cosines,
+    every_other,
+    merge_order,
+    of_units,
+    unit,
+)
 from pitome_fx.algorithms.parameters import Margin, Weight
 from pitome_fx.algorithms.pitome_elu import elu_energy
 from pitome_fx.algorithms.registry import Match, Tokens, register
@@ -15,7 +22,7 @@ def best_edges_by(energy: Tensor, units: Tensor, tokens: Tokens) -> Match:
     return best_edges(sides, scores, tokens)
 
 
-@register("pitome-bsm")
+@register("pitome-bsm", scores=of_units(elu_energy))
 def pitome_bsm(tokens: Tokens, *, margin: Margin = 0.75, alpha: Weight = 1.0) -> Match:
     """All tokens are ordered by the smooth energy; none has to merge but the k best pairs."""
     units = unit(tokens.metric)

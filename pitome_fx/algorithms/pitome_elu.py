@@ -3,7 +3,13 @@
 from torch import Tensor
 from torch.nn.functional import elu
 
-from pitome_fx.algorithms.common import falling_margin, ordered_split, total_energy, unit
+from pitome_fx.algorithms.common import (
+    falling_margin,
+    of_units,
+    ordered_split,
+    total_energy,
+    unit,
+)
 from pitome_fx.algorithms.parameters import Margin, Weight
 from pitome_fx.algorithms.registry import Match, Tokens, register
 
@@ -14,7 +20,7 @@ def elu_energy(units: Tensor, tokens: Tokens, margin: float, alpha: float) -> Te
     return total_energy(elu(cos - falling_margin(tokens, margin), alpha), tokens.padding)
 
 
-@register("pitome-elu")
+@register("pitome-elu", scores=of_units(elu_energy))
 def pitome_elu(tokens: Tokens, *, margin: Margin = 0.9, alpha: Weight = 1.0) -> Match:
     """The smooth energy, and the paper's split of the 2k tokens that have most of it."""
     units = unit(tokens.metric)

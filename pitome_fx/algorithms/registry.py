@@ -89,6 +89,8 @@ class Algorithm:
         blocks: which of L blocks merge unless the options say so; None for all.
         weights: group values other than the size-weighted mean, ``(tokens, match, **parameters)``;
             None for that. Padding and real tokens have no weight in each other's groups.
+        scores: what it ranks tokens by, ``(tokens, **parameters)`` → (B, T), to be looked at: the
+            match does not ask for them. None where it ranks none.
     """
 
     name: str
@@ -99,6 +101,7 @@ class Algorithm:
     removes: Literal["half", "all but one"] = "half"
     blocks: Callable[[int], Collection[int]] | None = None
     weights: Callable[..., Weights] | None = None
+    scores: Callable[..., Tensor] | None = None
 
     @property
     def lowest_ratio(self) -> float:
@@ -117,6 +120,7 @@ def register(
     removes: Literal["half", "all but one"] = "half",
     blocks: Callable[[int], Collection[int]] | None = None,
     weights: Callable[..., Weights] | None = None,
+    scores: Callable[..., Tensor] | None = None,
 ) -> Callable[[Callable[..., Match]], Callable[..., Match]]:
     """Register a match function as ``algorithm=name``.
 
@@ -124,7 +128,7 @@ def register(
 
     Args:
         name: what users write; must be new.
-        needs, metric, removes, blocks, weights: as in ``Algorithm``.
+        needs, metric, removes, blocks, weights, scores: as in ``Algorithm``.
 
     Raises:
         ValueError: the name is taken, or it asks for what there is not.
@@ -139,7 +143,9 @@ def register(
         if name in ALGORITHMS:
             raise ValueError(f"an algorithm named {name!r} is registered already")
         own = parameters_of(match)
-        ALGORITHMS[name] = Algorithm(name, match, own, needs, metric, removes, blocks, weights)
+        ALGORITHMS[name] = Algorithm(
+            name, match, own, needs, metric, removes, blocks, weights, scores
+        )
         return match
 
     return add

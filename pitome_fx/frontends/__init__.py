@@ -1,1 +1,1 @@
-"""The pass outside torch.compile: ``transform`` and ``explain``."""
+"""The pass outside torch.compile: ``transform``, ``explain`` and ``tokens``."""

@@ -22,6 +22,7 @@ from pitome_fx.passes.capture.program import capture_exported
 from pitome_fx.passes.dissolve.exported import inputs_of
 from pitome_fx.passes.dissolve.rebuild import rebuilt
 from pitome_fx.passes.failures import failing_in
+from pitome_fx.passes.pipeline import Outcome
 from pitome_fx.passes.reporting import make_report
 from pitome_fx.report import why_nothing_merges
 
@@ -66,9 +67,7 @@ def transform(
     parsed = Options.parse(options)
     if parsed.lowering not in known_lowerings():
         raise unknown_lowering(parsed.lowering)
-    exported = export(program, args, kwargs)
-    _refuse_twice(exported)
-    result = exported if parsed.merges_nothing else _merged(exported, parsed)
+    result, _ = merged_by_pass(export(program, args, kwargs), parsed)
     if isinstance(program, ExportedProgram):
         return result
     return TransformedModule(result.module(), result, program.training)
@@ -92,7 +91,7 @@ def export(
             "a GraphModule or an ExportedProgram"
         )
     if args is None and not kwargs:
-        raise TypeError("transform(module, args, kwargs) needs example inputs to trace a module")
+        raise TypeError("a module is traced with example inputs: give (module, args, kwargs)")
     try:
         with spelled_out_layers():
             return torch.export.export(program, tuple(args or ()), dict(kwargs or {}), strict=False)
@@ -124,16 +123,25 @@ def _refuse_twice(exported: ExportedProgram) -> None:
         )
 
 
-def _merged(exported: ExportedProgram, options: Options) -> ExportedProgram:
+def merged_by_pass(
+    exported: ExportedProgram, options: Options
+) -> tuple[ExportedProgram, Outcome | None]:
+    """The program on merged tokens, and what the pass made of it; itself where nothing merges.
+
+    The warning that it runs dense is for the caller of the front end that calls this.
+    """
+    _refuse_twice(exported)
+    if options.merges_nothing:
+        return exported, None
     with tentative(inputs_of(exported)) as guards:
         outcome = pipeline.run(lambda: capture_exported(exported), options)
         if outcome.merged is not None:
             with failing_in("dissolve"):
                 guards.hand_on()
-                return rebuilt(exported, outcome.merged)
+                return rebuilt(exported, outcome.merged), outcome
     with failing_in("report"):
         reason = why_nothing_merges(make_report([outcome]).blocks)
     if options.strict:
         raise RefusedError(reason)
     warnings.warn(reason, PitomeWarning, stacklevel=3)
-    return exported
+    return exported, outcome
