@@ -33,8 +33,7 @@ class Groups:
     def __repr__(self) -> str:
         items, groups = self.sizes.shape
         tokens = self.assignment.shape[1]
-        where = f"dim={self.dim}, batch={self.batch}"
-        return f"Groups({groups} of {tokens} tokens in each of {items} items, {where})"
+        return f"Groups({groups} of {tokens} tokens, {items=}, dim={self.dim}, batch={self.batch})"
 
     def lift(self, x: Tensor) -> Tensor:
         """x with N tokens in place of N' groups: each token has the value of its group.

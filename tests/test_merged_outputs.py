@@ -26,7 +26,7 @@ TOKENS = 12
 
 
 def chosen(x: Tensor) -> dict[str, Any]:
-    """Several outputs, nested: tokens, channels first, a class token, patches, a mean, no tensor."""
+    """Several outputs, nested: tokens, others of one token or none, and no tensor."""
     parts = {"class": x[:, 0], "patches": x[:, 1:], "none": None}
     return {"all": (x, x.mT), "parts": parts, "mean": [x.mean(1), 3]}
 
@@ -374,5 +374,5 @@ class TestGroups:
             self.GROUPS.lift(torch.zeros(shape))
 
     def test_they_are_told_in_short(self) -> None:
-        told = "Groups(3 of 5 tokens in each of 2 items, dim=2, batch=(0,))"
+        told = "Groups(3 of 5 tokens, items=2, dim=2, batch=(0,))"
         assert repr(self.GROUPS) == told

@@ -25,17 +25,7 @@ def rebuilt(
         merged: outputs whose groups the graph returns behind the others, so that the program
             returns ``(output, groups)``; None where it returns its output as before.
     """
-    old_inputs = exported.graph.find_nodes(op="placeholder")
-    taken = {node.name for node in (*old_inputs, *graph.graph.nodes)}
-    inputs = {node.name for node in old_inputs}
-    for node in graph.graph.nodes:
-        if node.op != "placeholder" and node.name in inputs:
-            name = next(n for i in count() if (n := f"{node.name}_value{i or ''}") not in taken)
-            taken.add(name)
-            node._rename(name)
-    for old, new in zip(old_inputs, graph.graph.find_nodes(op="placeholder"), strict=True):
-        new.name = new.target = old.name
-        new.meta.setdefault("val", old.meta.get("val"))
+    _name_inputs(exported, graph)
     signature = exported.graph_signature
     old_outputs = _outputs(exported)
     new_outputs = _outputs(graph)[: len(old_outputs)]
@@ -70,6 +60,21 @@ def without_groups(exported: ExportedProgram) -> ExportedProgram:
     """The program as it is, returning ``(output, groups)`` where no output has any."""
     dense = exported.graph_module
     return rebuilt(exported, GraphModule(dense, copy.deepcopy(dense.graph)), ())
+
+
+def _name_inputs(exported: ExportedProgram, graph: GraphModule) -> None:
+    """The inputs of the graph get the names that they have in the program."""
+    old_inputs = exported.graph.find_nodes(op="placeholder")
+    taken = {node.name for node in (*old_inputs, *graph.graph.nodes)}
+    inputs = {node.name for node in old_inputs}
+    for node in graph.graph.nodes:
+        if node.op != "placeholder" and node.name in inputs:
+            name = next(n for i in count() if (n := f"{node.name}_value{i or ''}") not in taken)
+            taken.add(name)
+            node._rename(name)
+    for old, new in zip(old_inputs, graph.graph.find_nodes(op="placeholder"), strict=True):
+        new.name = new.target = old.name
+        new.meta.setdefault("val", old.meta.get("val"))
 
 
 def _outputs(graph: GraphModule | ExportedProgram) -> Sequence[Any]:

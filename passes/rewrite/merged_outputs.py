@@ -23,13 +23,11 @@ class MergedOutput:
 
     Attributes:
         position: among the outputs of the graph.
-        node: what yields it in the dense program.
         dim: the dimension of the groups.
         batch: the dimensions along which every item has its own groups, outermost first.
     """
 
     position: int
-    node: Node | None
     dim: int
     batch: tuple[int, ...]
 
@@ -81,7 +79,7 @@ class MergedOutputs:
         if len(x.dims[dim]) > 1 or batch is None:
             self.refused[position] = "tokens share a dimension of it with something else"
             return []
-        self.merged.append(MergedOutput(position, x.origin, dim, batch))
+        self.merged.append(MergedOutput(position, dim, batch))
         return [space.size, space.assign]
 
 

@@ -105,9 +105,7 @@ def rewrite(program: Program, detection: Detection, plan: Plan, options: Options
             outputs=outputs if program.merged_outputs else dense_outputs,
         )
         graph = trace(replay.run, program.inputs, program.fake_mode)
-        # Merged outputs must be those that are unmerged otherwise.
-        read = {output.node for output in outputs.merged}
-        left = treatments.unspoiled(read.union(event.operand for event in replay.lifts))
+        left = treatments.unspoiled({event.operand for event in replay.lifts})
         if left is treatments:
             break
         treatments = left
