@@ -255,10 +255,10 @@ def test_what_is_written_to_a_buffer_is_dense() -> None:
     assert torch.equal(groups.lift(output), module.last)
 
 
-def test_exported_programs_take_any_batch_and_are_saved() -> None:
-    module, x = Reads(chosen), inputs()
-    batch = {0: torch.export.Dim("batch", min=2, max=64)}
-    before = torch.export.export(module, (x,), dynamic_shapes={"x": batch})
+def test_exported_programs_take_any_size_and_are_saved() -> None:
+    module, x = Reads(lambda x: (x, [x[:, 1:].mT, x.mean(1)])), inputs(2, 21)
+    sizes = {0: torch.export.Dim("batch", min=2, max=64), 1: torch.export.Dim("tokens", min=12)}
+    before = torch.export.export(module, (x,), dynamic_shapes={"x": sizes})
     code = before.graph_module.code
     dense, merged = both(before, None, strict=True)
     merged.validate()
@@ -267,8 +267,8 @@ def test_exported_programs_take_any_batch_and_are_saved() -> None:
     torch.export.save(merged, file)
     file.seek(0)
     for made in (merged, torch.export.load(file)):
-        for size in (2, 5):
-            x = inputs(size)
+        for size in ((2, 21), (5, 40)):
+            x = inputs(*size)
             with torch.no_grad():
                 assert_lifts_to(made.module()(x), dense.module()(x))
 

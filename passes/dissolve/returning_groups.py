@@ -52,13 +52,9 @@ def returning_groups(
     added = list(_values(groups, iter(returned[len(specs) :])))
     output.args = ((*returned[: len(specs)], *added),)
     arguments = [_argument(value) for value in added]
-    signature = replace(
-        signature,
-        outputs=[*signature.outputs, *arguments],
-        out_spec=pytree.treespec_tuple([signature.out_spec, groups]),
-    )
+    pair = pytree.treespec_tuple([signature.out_spec, groups])
     more = [OutputSpec(OutputKind.USER_OUTPUT, argument, None) for argument in arguments]
-    return [*specs, *more], replace(call, signature=signature)
+    return [*specs, *more], replace(call, signature=replace(signature, out_spec=pair))
 
 
 def _spec(output: MergedOutput) -> TreeSpec:
