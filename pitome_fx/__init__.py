@@ -16,6 +16,7 @@ from pitome_fx.errors import (
 )
 from pitome_fx.frontends.explain import explain
 from pitome_fx.frontends.transform import transform
+from pitome_fx.groups import Groups
 from pitome_fx.options import Options
 from pitome_fx.report import Report
 
@@ -43,6 +44,7 @@ __all__ = [
     "ALGORITHMS",
     "CaptureError",
     "DeployError",
+    "Groups",
     "LoweringError",
     "Match",
     "MergedTokens",

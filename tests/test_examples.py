@@ -103,6 +103,15 @@ def test_pictures(run: Run, tmp_path: Path) -> None:
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in tmp_path.iterdir())
 
 
+def test_llava(run: Run) -> None:
+    text = run("llava", width=64, layers=2, rounds=1)
+    assert "Groups(139 of 576 tokens" in text and "prompt of 601 → 164 tokens" in text
+    assert "lifted, the image tokens are those of dense outputs: True" in text
+    read, merged, other = numbers(r"changes \w+(?: logits)? by (\S+)", text)
+    assert read < 1e-5 < merged < other
+    assert numbers(r"speed-up ([\d.]+)", text)[0] > 0
+
+
 def test_every_example_is_run_here_and_listed_in_the_readme() -> None:
     examples = {file.stem for file in FOLDER.glob("*.py")} - HELPERS
     called = set(re.findall(r'(?:run\("|examples\.)(\w+)"', Path(__file__).read_text()))

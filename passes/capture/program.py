@@ -61,6 +61,7 @@ class Program:
         breaks: where Dynamo broke the graph off.
         notes: what the user should know if something merges.
         literals: placeholders that hold tensors written out in the forward, with their values.
+        merged_outputs: positions of the outputs that whoever runs it takes merged, where possible.
     """
 
     graph: GraphModule
@@ -74,6 +75,7 @@ class Program:
     breaks: Breaks = UNBROKEN
     notes: tuple[str, ...] = ()
     literals: dict[Node, Tensor] = field(default_factory=dict)
+    merged_outputs: frozenset[int] = frozenset()
 
 
 def capture(

@@ -36,6 +36,7 @@ from pitome_fx.passes.tokens.rule import Lift, rule_for
 
 Hook = Callable[["Replay", Node, Any], Any]
 Watch = Callable[[Any, Any, Any], None]
+Outputs = Callable[["Replay", Node], Any]
 
 
 class Replay:
@@ -49,6 +50,7 @@ class Replay:
             gets in).
         treatments: how operands are merged along.
         watch: called with every op that runs, and its arguments.
+        outputs: yields what is returned, from the output node.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Replay:
         after: Hook = lambda replay, node, value: value,
         treatments: Treatments | None = None,
         watch: Watch = lambda op, args, kwargs: None,
+        outputs: Outputs = dense_outputs,
     ) -> None:
         self.graph = graph
         self.constant = constant
@@ -67,6 +70,7 @@ class Replay:
         self.after = after
         self.treatments = treatments or Treatments()
         self.watch = watch
+        self.outputs = outputs
         self.env: dict[Node, Any] = {}
         self.lifts: list[LiftEvent] = []
         self.projections: list[ProjectEvent] = []
@@ -77,13 +81,13 @@ class Replay:
         self.brought: dict[Any, tuple[TokenTensor, TokenTensor, TokenTensor]] = {}
 
     def run(self, *inputs: Any) -> Any:
-        """Replay on the placeholders' values; returns the outputs, dense as in the program."""
+        """Replay on the placeholders' values; returns the outputs."""
         feed = iter(inputs)
         stage = "detect" if self.labelling else "rewrite"
         for node in self.graph.graph.nodes:
             with failing_in(stage, node):
                 if node.op == "output":
-                    return dense_outputs(self, node)
+                    return self.outputs(self, node)
                 with fx_traceback.set_current_meta(node):
                     own = self._value(node, feed)
                     if not self.labelling:

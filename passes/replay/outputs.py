@@ -8,7 +8,7 @@ are taken once more, of one dense copy of the tensor that they are views of.
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
 import torch
@@ -52,20 +52,24 @@ def dense_outputs(replay: Replayed, output: Node) -> Any:
     values = torch.fx.node.map_arg(output.args[0], replay.env.__getitem__)
     if replay.labelling:
         return pytree.tree_map_only(TokenTensor, lambda x: x.data, values)
-    outputs = _Outputs(replay, output)
+    outputs = DenseOutputs(replay, output, output.all_input_nodes)
     return pytree.tree_map_only(TokenTensor, outputs.promised, values)
 
 
-class _Outputs:
-    """The outputs of one replay, by the nodes of the dense program that yield them."""
+class DenseOutputs:
+    """The dense outputs of one replay, by the nodes of the dense program that yield them.
 
-    def __init__(self, replay: Replayed, output: Node) -> None:
+    Args:
+        nodes: those whose values are returned dense.
+    """
+
+    def __init__(self, replay: Replayed, output: Node, nodes: Iterable[Node]) -> None:
         self.replay = replay
         self.output = output
         self.copied = replay.replaced.union(event.node for event in replay.projections)
         self.made: dict[Node, Any] = {}
         self.views: dict[Node, set[Node]] = {}
-        for node in output.all_input_nodes:
+        for node in nodes:
             self.views.setdefault(self._base(node), set()).add(node)
 
     def promised(self, x: TokenTensor) -> Tensor:

@@ -26,6 +26,8 @@ from pitome_fx.passes.plan.planning import Plan, PlannedMerge
 from pitome_fx.passes.plan.rounding import Rounding
 from pitome_fx.passes.replay.events import LiftEvent, ProjectEvent, UnweightedEvent
 from pitome_fx.passes.replay.interpreter import Replay
+from pitome_fx.passes.replay.outputs import dense_outputs
+from pitome_fx.passes.rewrite.merged_outputs import MergedOutput, MergedOutputs
 from pitome_fx.passes.rewrite.metric import (
     State,
     asked_for,
@@ -34,6 +36,7 @@ from pitome_fx.passes.rewrite.metric import (
     padding_masks,
     present_padding,
 )
+from pitome_fx.passes.rewrite.unmerged_outputs import unmerged_on_the_way
 from pitome_fx.passes.tokens.dims import Atom, TokenTensor, is_merged
 from pitome_fx.passes.tokens.moves import rows_of
 from pitome_fx.passes.tokens.rule import Lift
@@ -66,6 +69,8 @@ class Rewritten:
     Attributes:
         skipped: sites that could not merge as planned, with the reason.
         unprofitable: merges undone by lifts so soon that they cost more FLOPs than they save.
+        merged_outputs: outputs that stay merged, whose groups are returned as well.
+        unmerged_outputs: positions of outputs that were to stay merged, and why they did not.
     """
 
     graph: GraphModule
@@ -75,10 +80,13 @@ class Rewritten:
     lifts: tuple[LiftEvent, ...]
     projections: tuple[ProjectEvent, ...]
     unweighted: tuple[UnweightedEvent, ...]
+    merged_outputs: tuple[MergedOutput, ...]
+    unmerged_outputs: dict[int, str]
 
 
 def rewrite(program: Program, detection: Detection, plan: Plan, options: Options) -> Rewritten:
-    """The program on merged tokens, with the inputs and outputs of the dense one.
+    """The program on merged tokens, with the inputs of the dense one and its outputs, dense but
+    for those that whoever runs it takes merged.
 
     Args:
         options: with all defaults resolved.
@@ -87,7 +95,7 @@ def rewrite(program: Program, detection: Detection, plan: Plan, options: Options
     if not options.proportional:
         treatments = replace(treatments, uncounted=_softmaxes(detection))
     while True:
-        merger = Merger(plan, options)
+        merger, outputs = Merger(plan, options), MergedOutputs(program.merged_outputs)
         replay = Replay(
             program.graph,
             detection.constant,
@@ -95,6 +103,7 @@ def rewrite(program: Program, detection: Detection, plan: Plan, options: Options
             after=merger,
             treatments=treatments,
             watch=merger.count,
+            outputs=outputs if program.merged_outputs else dense_outputs,
         )
         graph = trace(replay.run, program.inputs, program.fake_mode)
         left = treatments.unspoiled({event.operand for event in replay.lifts})
@@ -114,6 +123,8 @@ def rewrite(program: Program, detection: Detection, plan: Plan, options: Options
         tuple(replay.lifts),
         tuple(replay.projections),
         tuple(replay.unweighted),
+        tuple(outputs.merged),
+        outputs.refused | unmerged_on_the_way(replay, program.merged_outputs, merger.spaces),
     )
 
 
@@ -136,6 +147,11 @@ class Merger:
         self.skipped: dict[Site, str] = {}
         self.counter = FlopCounter()
         self.calls: list[tuple[Any, Described, set[int]]] = []
+
+    @property
+    def spaces(self) -> list[MergedSpace]:
+        """What the merges led to."""
+        return [merge.space for merge in self.done]
 
     def __call__(self, replay: Replay, node: Node, value: Any) -> Any:
         merge = self.planned.get(node)
