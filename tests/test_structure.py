@@ -37,8 +37,9 @@ ORDER = (
     ("deploy",),
     ("backends",),
     ("frontends",),
+    ("viz",),
     ("measuring",),
-    ("calibration", "spectral", "viz"),
+    ("calibration", "spectral"),
     ("testing",),
     ("cli",),
 )

@@ -58,9 +58,10 @@ def compare(
     with saying(progress) as say, torch.no_grad():
         for done, (call, labels) in enumerate(batches):
             say("comparing", done, total)
+            dense = call(model)  # Its own errors come first, and as its own.
             if done == 0:
                 report = explain(model, call.args, call.kwargs, **how)
-            found.add(call(merged), call(model), call.items, labels)
+            found.add(call(merged), dense, call.items, labels)
     if not found.outputs:
         raise UsageError("nothing to compare: the data are empty, or no output is of floats")
     return found.comparison(str(asked), report, worst)

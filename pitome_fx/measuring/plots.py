@@ -1,37 +1,36 @@
-"""Pictures of measurements (extra ``viz``)."""
+"""A picture of measured times (extra ``viz``)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from pitome_fx.measuring.timing import Spread
+from pitome_fx.viz.canvas import INK, font, hue, inked, picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from pitome_fx.measuring.speeds import Benchmark
 
-
-def plot_of_benchmark(found: Benchmark) -> Figure:
-    """A bar for each way of running the model: milliseconds per call, with quartiles.
+def bars(names: Sequence[str], times: Sequence[Spread], labels: Sequence[str]) -> Figure:
+    """A bar for each time: milliseconds, with quartiles; the first is what others are beside.
 
     Raises:
-        ImportError: matplotlib is missing.
+        ImportError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("pictures need matplotlib: pip install pitome-fx[viz]") from error
-    runs = found.runs[::-1]
-    figure = Figure(figsize=(8, 0.6 * len(runs) + 1.2), layout="constrained")
+    figure = picture(8, 0.55 * len(names) + 1)
     axes = figure.subplots()
-    medians = [run.seconds.median * 1e3 for run in runs]
+    places = list(range(len(names)))
+    medians = [time.median * 1e3 for time in times]
     spread = [
-        [(run.seconds.median - run.seconds.low) * 1e3 for run in runs],
-        [(run.seconds.high - run.seconds.median) * 1e3 for run in runs],
+        [(time.median - time.low) * 1e3 for time in times],
+        [(time.high - time.median) * 1e3 for time in times],
     ]
-    colors = ["tab:gray" if run is found.dense else "tab:blue" for run in runs]
-    bars = axes.barh([run.name for run in runs], medians, xerr=spread, color=colors, capsize=3)
-    labels = [f"{run.speedup.median:.2f}× at {run.flops / 1e9:.3g} GFLOPs" for run in runs]
-    axes.bar_label(bars, labels, label_type="center", color="white")
-    axes.set_xlabel("ms per call, median and quartiles")
-    axes.spines[["top", "right"]].set_visible(False)
+    colours = [INK, *[hue(0)] * (len(names) - 1)]
+    drawn = axes.barh(places, medians, xerr=spread, color=colours, ecolor=INK, capsize=3)
+    axes.bar_label(drawn, labels, label_type="center", color="white")
+    axes.set_yticks(places, names)
+    axes.invert_yaxis()
+    axes.set_xlabel("ms per call, median and quartiles", **font())
+    inked(axes)
     return figure

@@ -82,9 +82,11 @@ class Benchmark:
         Raises:
             ImportError: matplotlib is missing (the extra ``viz``).
         """
-        from pitome_fx.measuring.plots import plot_of_benchmark
+        from pitome_fx.measuring.plots import bars
 
-        plot_of_benchmark(self).savefig(path)
+        names = [run.name for run in self.runs]
+        labels = [f"{r.speedup.median:.2f}× at {r.flops / 1e9:.3g} GFLOPs" for r in self.runs]
+        bars(names, [run.seconds for run in self.runs], labels).savefig(path)
 
     def __str__(self) -> str:
         table = Table(title="Dense and merged, interleaved", title_justify="left")
