@@ -33,6 +33,7 @@ ORDER = (
     ("passes.regions",),
     ("passes.pipeline",),
     ("passes.reporting",),
+    ("page",),
     ("deploy",),
     ("backends",),
     ("frontends",),

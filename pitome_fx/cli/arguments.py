@@ -32,7 +32,7 @@ Models of timm and transformers have random weights unless --weights gives a sta
 downloaded, but for --set pretrained=True with timm. Every model is run in eval mode.
 
 examples:
-  python -m pitome_fx explain timm:vit_small_patch16_224 --ratio 0.9
+  python -m pitome_fx explain timm:vit_small_patch16_224 --ratio 0.9 --html report.html
   python -m pitome_fx explain hf:bert --set num_hidden_layers=4 --input input_ids=2x64:int64 --json
   python -m pitome_fx export mine.models:classifier --to onnx -o classifier.onnx --flops 0.7
   python -m pitome_fx calibrate mine.models:classifier --data images.pt --keep 0.6 -o options.json
@@ -53,6 +53,8 @@ def make_parser() -> argparse.ArgumentParser:
     about = "print what merges, what does not, and why"
     explain = _add_command(commands, "explain", about)
     explain.add_argument("--json", action="store_true", help="print the report as JSON")
+    page = "write the report to a page as well, with the graphs before and after"
+    explain.add_argument("--html", type=Path, metavar="FILE", help=page)
     _add_options(explain, without=(*OF_LOWERING, "form", "strict"))
     about = "write the model on merged tokens to a file that needs no pitome_fx to run"
     export = _add_command(commands, "export", about)

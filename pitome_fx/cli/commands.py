@@ -26,6 +26,7 @@ from pitome_fx.cli.arguments import make_parser, options_of, settings_of
 from pitome_fx.cli.shapes import InputSpec, describe
 from pitome_fx.errors import DeployError, PitomeError, PitomeWarning, UsageError
 from pitome_fx.frontends.transform import spelled_out_layers
+from pitome_fx.page import writing
 
 BAD_INPUT = 2
 ROUNDING = 1e-4
@@ -76,10 +77,14 @@ def _one_line_warnings(prog: str) -> Iterator[None]:
 
 
 def explain(parsed: argparse.Namespace) -> None:
-    """Print the report."""
+    """Print the report, and write it as a page."""
+    if parsed.html is not None:
+        writing.check(parsed.html)
     call, options = _load(parsed)
-    report = pitome_fx.explain(call.model, call.args, call.kwargs, **options)
+    report = pitome_fx.explain(call.model, call.args, call.kwargs, html=parsed.html, **options)
     print(report.to_json(indent=2) if parsed.json else report)
+    if parsed.html is not None and not parsed.json:
+        print(f"written  {parsed.html}")
 
 
 def export(parsed: argparse.Namespace) -> None:
