@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch.fx import GraphModule, Node
 
-from pitome_fx.ops import OPS
+from pitome_fx.ops import OPS, is_pitome_op
 
 
 @dataclass(frozen=True)
@@ -82,4 +82,7 @@ def _own(source: Node, nodes: list[Node]) -> Node | None:
     """
     merges = any(node.target == OPS["match"].overload for node in nodes)
     alike = [node for node in nodes if node.target == source.target]
+    if not alike and not merges and not is_pitome_op(nodes[-1].target):
+        # A rule may take another op in its place, as a reshape for a view.
+        return nodes[-1]
     return alike[0 if merges else -1] if alike else None
