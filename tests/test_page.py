@@ -193,6 +193,24 @@ def test_every_node_of_both_graphs_is_shown_once_and_in_order(name: str) -> None
     assert all(row.merged for row in rows)
 
 
+def test_a_constant_of_the_forward_is_not_added_by_merging(tmp_path: Path) -> None:
+    case = by_hand(depth=2)
+
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = case.model
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.body(x * torch.tensor([2.0] * 24)) * torch.tensor([3.0])
+
+    _, text = paged(Case(Scaled().eval(), case.args), tmp_path, ratio=0.8)
+    held = [line for pre in parsed(text).all("pre") for line in pre.text.split("\n")]
+    assert sum(" = constant" in line for line in held) == 4
+    added = [line.text for pre in parsed(text).all("pre") for line in pre.all("b", "added")]
+    assert added and not any("_tensor_constant" in line for line in added)
+
+
 def test_where_nothing_merges_it_says_why(tmp_path: Path) -> None:
     layer = nn.TransformerDecoderLayer(24, 3, 48, batch_first=True).eval()
     x, memory = torch.randn(2, 24, 24), torch.randn(2, 10, 24)

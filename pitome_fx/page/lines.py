@@ -93,7 +93,7 @@ class Names:
         given += [f"{key}={self._written(value, module)}" for key, value in node.kwargs.items()]
         if node.op == "output":
             return Line(_cut(f"return {', '.join(given)}"), "")
-        called = f"{_op(node)}({', '.join(given)})"
+        called = "constant" if node.op == "get_attr" else f"{_op(node)}({', '.join(given)})"
         return Line(_cut(f"{self.of(node, module)} = {called}"), shape_of(node.meta.get("val")))
 
     def _written(self, value: Any, module: str) -> str:

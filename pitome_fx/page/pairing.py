@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from torch.fx import GraphModule, Node
 
@@ -66,12 +67,18 @@ def _counterparts(dense: GraphModule, merged: GraphModule) -> dict[Node, Node]:
             alike = next((user for user in results if user.args[1] == node.args[1]), None)
             if alike is not None:
                 found[node] = alike
-    return found | {
-        after: before
-        for before, after in zip(
-            dense.graph.find_nodes(op="output"), merged.graph.find_nodes(op="output"), strict=True
-        )
-    }
+    constants = {id(_constant(dense, n)): n for n in dense.graph.find_nodes(op="get_attr")}
+    for node in merged.graph.find_nodes(op="get_attr"):
+        constant = constants.pop(id(_constant(merged, node)), None)
+        if constant is not None:
+            found[node] = constant
+    (before,), (after,) = (graph.graph.find_nodes(op="output") for graph in (dense, merged))
+    return {**found, after: before}
+
+
+def _constant(graph: GraphModule, node: Node) -> Any:
+    """What a ``get_attr`` node holds."""
+    return operator.attrgetter(str(node.target))(graph)
 
 
 def _own(source: Node, nodes: list[Node]) -> Node | None:
