@@ -85,7 +85,7 @@ b.added { color: var(--added); background: var(--added-fill); }
   margin: .5rem 0; font-size: .85rem; }
 .kinds dd { margin: 0; color: var(--faint); }
 
-@media (max-width: 50rem) {
+@media (max-width: 62rem) {
   main { padding: .5rem .75rem 3rem; }
   .sides { grid-template-columns: minmax(0, 1fr); }
   .sides pre + pre { border-left: 0; border-top: 1px solid var(--line); }
