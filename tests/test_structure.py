@@ -34,6 +34,7 @@ ORDER = (
     ("passes.regions",),
     ("passes.pipeline",),
     ("passes.reporting",),
+    ("page",),
     ("deploy",),
     ("backends",),
     ("frontends",),

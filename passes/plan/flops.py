@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from pitome_fx.ops import OPS
 from pitome_fx.passes.aten.families import COSTLY, SDPA
 from pitome_fx.passes.capture.subclasses import op_of
+from pitome_fx.passes.failures import module_path
 from pitome_fx.passes.tokens.sizes import Size, hint
 
 Described = tuple[Any, Any]
@@ -36,6 +37,14 @@ class FlopCounter:
     def total(self, graph: GraphModule) -> int:
         """FLOPs of one run of the graph (2 per multiply-add)."""
         return sum(self.of(node) for node in graph.graph.nodes)
+
+    def by_module(self, graph: GraphModule) -> dict[str, int]:
+        """The same by the path of the module that computes, '' where that is not known."""
+        found: dict[str, int] = {}
+        for node in graph.graph.nodes:
+            path = module_path(node)
+            found[path] = found.get(path, 0) + self.of(node)
+        return found
 
     def of(self, node: Node) -> int:
         """FLOPs of one node."""

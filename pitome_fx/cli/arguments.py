@@ -32,7 +32,7 @@ Models of timm and transformers have random weights unless --weights gives a sta
 downloaded, but for --set pretrained=True with timm. Every model is run in eval mode.
 
 examples:
-  python -m pitome_fx explain timm:vit_small_patch16_224 --ratio 0.9
+  python -m pitome_fx explain timm:vit_small_patch16_224 --ratio 0.9 --html report.html
   python -m pitome_fx explain hf:bert --set num_hidden_layers=4 --input input_ids=2x64:int64 --json
   python -m pitome_fx bench timm:vit_base_patch16_224 --input 4x3x224x224 --speedup 1.5
   python -m pitome_fx compare mine.models:classifier --data labelled.pt --flops 0.7
@@ -63,6 +63,8 @@ def make_parser() -> argparse.ArgumentParser:
 def _explain(commands: Any) -> None:
     command = _add_command(commands, "explain", "print what merges, what does not, and why")
     command.add_argument("--json", action="store_true", help="print the report as JSON")
+    page = "write the report to a page as well, with the graphs before and after"
+    command.add_argument("--html", type=Path, metavar="FILE", help=page)
     _add_options(command, without=(*OF_LOWERING, "form", "strict"))
 
 

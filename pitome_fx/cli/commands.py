@@ -17,6 +17,7 @@ from pitome_fx.cli.arguments import make_parser, option_set
 from pitome_fx.cli.exporting import export
 from pitome_fx.cli.loading import load
 from pitome_fx.errors import PitomeError, PitomeWarning, UsageError
+from pitome_fx.page import writing
 
 BAD_INPUT = 2
 
@@ -62,10 +63,14 @@ def _one_line_warnings(prog: str) -> Iterator[None]:
 
 
 def explain(parsed: argparse.Namespace) -> None:
-    """Print the report."""
+    """Print the report, and write it as a page."""
+    if parsed.html is not None:
+        writing.check(parsed.html)
     call, options = load(parsed)
-    report = pitome_fx.explain(call.model, call.args, call.kwargs, **options)
+    report = pitome_fx.explain(call.model, call.args, call.kwargs, html=parsed.html, **options)
     print(report.to_json(indent=2) if parsed.json else report)
+    if parsed.html is not None and not parsed.json:
+        print(f"written  {parsed.html}")
 
 
 def bench(parsed: argparse.Namespace) -> None:

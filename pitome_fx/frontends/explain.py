@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -47,6 +48,7 @@ def explain(
     args: Sequence[Any] | None = None,
     kwargs: Mapping[str, Any] | None = None,
     *inputs: Any,
+    html: Path | str | None = None,
     **options: Any,
 ) -> Report:
     """Run the model once through the pass and report what becomes of it.
@@ -59,20 +61,41 @@ def explain(
         args, kwargs: inputs of the model, as for ``transform``; an ExportedProgram needs none.
         inputs: further inputs, in the spelling ``explain(model, *args, options={…}, **kwargs)``,
             which is deprecated.
+        html: file to write the report to as a page, with the graphs before and after; it needs
+            no other file, no network and no script.
         options: as in ``Options``.
 
     Raises:
-        OptionsError: an option is wrong.
+        OptionsError: an option is wrong, or the page cannot be written.
     """
     if _is_old_spelling(args, kwargs, inputs, options):
         warnings.warn(OLD_SPELLING, FutureWarning, stacklevel=2)
         args = tuple(x for x in (args, kwargs, *inputs) if x is not None)
         kwargs, options = options, options.pop("options", None) or {}
     found = Findings(Options.parse(options))
+    if html is None:
+        _run(model, args, kwargs, found)
+        return found.report()
+    # Whoever wants no page need not wait for what makes one to be imported.
+    from pitome_fx.page import contents, writing
+
+    path = writing.check(html)
+    _run(model, args, kwargs, found)
+    report = found.report()
+    called, names = contents.name_of(model), contents.names_of(model)
+    shown = contents.Contents(called, report, found.outcomes, found.options, names)
+    writing.write(path, shown)
+    return report
+
+
+def _run(
+    model: Any, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None, found: Findings
+) -> None:
+    """Run the model once, each of its graphs through the pass."""
     if isinstance(model, ExportedProgram):
         with tentative(inputs_of(model)):
             found.outcome_of(lambda: capture_exported(model))
-        return found.report()
+        return
     graphs: list[GraphModule] = []
 
     def record(graph: GraphModule, example_inputs: list[Any]) -> Any:
@@ -96,7 +119,6 @@ def explain(
         raise
     if not graphs:
         found.notes.append(NO_GRAPH)
-    return found.report()
 
 
 def _is_old_spelling(args: Any, kwargs: Any, inputs: Any, options: Mapping[str, Any]) -> bool:
@@ -143,4 +165,6 @@ class Findings:
             with failing_in("report"):
                 return make_report(self.outcomes, self.notes, self.options)
         except PassError as error:
-            return make_report([], [*self.notes, str(error)], self.options)
+            self.outcomes = []
+            self.notes.append(str(error))
+            return make_report([], self.notes, self.options)

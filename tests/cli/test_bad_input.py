@@ -45,6 +45,7 @@ BAD = {
     "suffix": (f"export {BLOCKS} --to onnx -o a.pt2", r"an ONNX model ends in \.onnx: a\.pt2"),
     "no suffix": (f"export {BLOCKS} --to pt2 -o a", r"an AOTInductor package ends in \.pt2: a$"),
     "folder": (f"export {BLOCKS} --to ep -o no/a.pt2", r"there is no folder no to write a\.pt2"),
+    "page": (f"explain {BLOCKS} --html no/a.html", r"html='no/a\.html': there is no folder no"),
     "batch of 1": (
         f"export {BLOCKS} --input 1x24x24 --to ep --dynamic-batch",
         r"--dynamic-batch needs inputs whose first dimension is one batch of 2.*1x24x24:float32",
