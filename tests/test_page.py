@@ -321,7 +321,8 @@ def test_it_needs_nothing_but_itself(vit: Shown) -> None:
     names = {one.name for one in page.all()}
     assert not names & {"script", "link", "iframe", "object", "base"}
     for one in page.all():
-        assert not {"src", "href", "srcset", "action"} & one.attributes.keys()
+        assert not {"href", "srcset", "action"} & one.attributes.keys()
+        assert (one.attributes.get("src") or "data:").startswith("data:")
         assert not any(key.startswith("on") for key in one.attributes)
     assert "http://" not in vit[1] and "https://" not in vit[1]
     (style,) = page.all("style")

@@ -77,13 +77,21 @@ def explain(
         _run(model, args, kwargs, found)
         return found.report()
     # Whoever wants no page need not wait for what makes one to be imported.
-    from pitome_fx.page import contents, writing
+    from pitome_fx.page import contents, drawing, writing
 
     path = writing.check(html)
     _run(model, args, kwargs, found)
     report = found.report()
-    called, names = contents.name_of(model), contents.names_of(model)
-    shown = contents.Contents(called, report, found.outcomes, found.options, names)
+    pictures, why_none = drawing.drawn(model, args, kwargs, found.options, report)
+    shown = contents.Contents(
+        model=contents.name_of(model),
+        report=report,
+        outcomes=found.outcomes,
+        options=found.options,
+        names=contents.names_of(model),
+        pictures=pictures,
+        no_pictures=why_none,
+    )
     writing.write(path, shown)
     return report
 

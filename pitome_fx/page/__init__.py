@@ -8,7 +8,8 @@ segments    both graphs in segments, each of one part
 listing     the two graphs side by side
 sections    verdicts, FLOPs, lifts and projections, notes
 charts      bars
-pictures    pictures
+drawing     which pictures there are
+pictures    how they are shown
 reproduce   the options
 layout      all of it in order
 style       how it looks

@@ -28,6 +28,7 @@ class Contents:
         options: as they were given.
         names: paths of the model's parameters, by their ``id``.
         pictures: of what merged on the inputs.
+        no_pictures: why there are none, if the inputs are images.
     """
 
     model: str
@@ -36,6 +37,7 @@ class Contents:
     options: Options
     names: Mapping[int, str] = field(default_factory=dict)
     pictures: Sequence[Picture] = ()
+    no_pictures: str = ""
 
 
 def name_of(model: Any) -> str:

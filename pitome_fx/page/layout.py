@@ -31,7 +31,7 @@ def page(contents: Contents) -> str:
         tag("p", "algorithm ", tag("code", contents.report.algorithm), class_="small"),
         headline(contents.report),
         verdicts(contents),
-        pictures(contents.pictures),
+        pictures(contents.pictures, contents.no_pictures),
         flops(contents),
         moves(contents.report),
         notes(contents.report),

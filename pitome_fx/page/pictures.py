@@ -9,10 +9,10 @@ from pitome_fx.page.contents import Picture
 from pitome_fx.page.markup import Markup, markup, tag
 
 
-def pictures(found: Sequence[Picture]) -> Markup:
-    """Every picture under its title; nothing where there are none."""
+def pictures(found: Sequence[Picture], why_not: str = "") -> Markup:
+    """Every picture under its title; where there are none why, if there is a reason to tell."""
     if not found:
-        return markup()
+        return markup(tag("h2", "Pictures"), tag("p", why_not)) if why_not else markup()
     return markup(
         tag("h2", "Pictures"),
         tag("div", *(_picture(title, data) for title, data in found), class_="pictures"),

@@ -60,7 +60,8 @@ figcaption { font-size: .9rem; }
 svg .before, .key.before { fill: var(--bar); background: var(--bar); }
 svg .after, .key.after { fill: var(--accent); background: var(--accent); }
 .key { display: inline-block; width: .8em; height: .8em; border-radius: 2px; }
-.pictures { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(16rem, 1fr)); }
+.pictures { display: grid; gap: 1rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(24rem, 100%), 1fr)); }
 .pictures img { max-width: 100%; height: auto; }
 
 details { margin: .25rem 0; border: 1px solid var(--line); border-radius: 6px; overflow: hidden; }

@@ -1,0 +1,89 @@
+"""Pictures of what merges on the inputs of a model, where these are images."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import io
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch.utils._pytree as pytree
+from torch import Tensor
+from torch.export import ExportedProgram
+
+from pitome_fx import viz
+from pitome_fx.errors import PitomeError, PitomeWarning
+from pitome_fx.frontends.tokens import MergedTokens, tokens
+from pitome_fx.options import Options
+from pitome_fx.page.contents import Picture
+from pitome_fx.report import Report
+
+NO_MATPLOTLIB = "Pictures of the groups need matplotlib: pip install 'pitome-fx[viz]'."
+DRAWN = 3
+"""Of all merges as many are drawn: the first, the last, and others between them."""
+COLUMNS = 2
+"""Few enough for a phone."""
+
+
+def drawn(
+    model: Any,
+    args: Sequence[Any] | None,
+    kwargs: Mapping[str, Any] | None,
+    options: Options,
+    report: Report,
+) -> tuple[list[Picture], str]:
+    """The groups on the first image, and what the algorithm ranked its tokens by.
+
+    Returns:
+        The pictures, and if there are none though the inputs are images, why.
+    """
+    if args is None and not kwargs and isinstance(model, ExportedProgram):
+        args, kwargs = model.example_inputs or ((), {})
+    images = _images(args, kwargs)
+    if images is None or not report.merged:
+        return [], ""
+    if importlib.util.find_spec("matplotlib") is None:
+        return [], NO_MATPLOTLIB
+    given = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
+    try:
+        with warnings.catch_warnings():
+            # The report has its own word on what the model makes of its tokens.
+            warnings.simplefilter("error", PitomeWarning)
+            merges = tokens(model, args, kwargs, **given)
+        if not merges:
+            return [], ""
+        return _of(images, merges), ""
+    except (PitomeError, PitomeWarning) as error:
+        return [], f"There are no pictures: {error}"
+
+
+def _of(images: Tensor, merges: Sequence[MergedTokens]) -> list[Picture]:
+    """Pictures of some of the merges."""
+    last = len(merges) - 1
+    some = [merges[i] for i in sorted({round(i * last / (DRAWN - 1)) for i in range(DRAWN)})]
+    found: list[Picture] = [
+        ("Groups of tokens on the first image", _png(viz.groups(images, some, columns=COLUMNS)))
+    ]
+    if all(merge.scores is not None for merge in some):
+        ranks = viz.scores(images, some, columns=COLUMNS)
+        found.append(("What tokens are ranked by", _png(ranks)))
+    return found
+
+
+def _images(args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None) -> Tensor | None:
+    """The only input (B, C, H, W) of one or three channels."""
+    inputs = pytree.tree_leaves((tuple(args or ()), dict(kwargs or {})))
+    found = [
+        x
+        for x in inputs
+        if isinstance(x, Tensor) and x.dim() == 4 and x.shape[1] in (1, 3) and len(x)
+    ]
+    return found[0] if len(found) == 1 else None
+
+
+def _png(figure: Any) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    return file.getvalue()
