@@ -83,7 +83,7 @@ def luminance(colour: str) -> float:
 
 
 def test_pictures_are_shown_and_fit(tmp_path: Path) -> None:
-    report = Report((), (), (), 0, 0, "pitome-mean", True, 0, 0, (), {})
+    report = Report((), (), (), 0, 0, None, None, "pitome-mean", True, 0, 0, (), {})
     drawn = page(Contents("Model", report, (), Options(), pictures=[("A", PIXEL), ("B", DRAWING)]))
     seen = shown(drawn, tmp_path, PHONE)
     assert seen.console == [] and seen.measured["width"] <= PHONE

@@ -75,6 +75,8 @@ def explain(parsed: argparse.Namespace) -> None:
 
 def bench(parsed: argparse.Namespace) -> None:
     """Print how fast the dense and the merged model are."""
+    if parsed.plot is not None and not parsed.plot.parent.is_dir():
+        raise UsageError(f"--plot {parsed.plot}: there is no folder {parsed.plot.parent}")
     call, options = load(parsed)
     sets = [options, *(option_set(text) for text in parsed.also)]
     inputs = call.args if not call.kwargs else call.kwargs

@@ -22,6 +22,9 @@ class TestOptions:
         ("--flops .5", {"flops": 0.5}),
         ("--schedule 0.9,0.8", {"schedule": (0.9, 0.8)}),
         ("--schedule 0.9", {"schedule": (0.9,)}),
+        ("--speedup 1.5", {"speedup": 1.5}),
+        ("--latency 0.02", {"latency": 0.02}),
+        ("--round-to 8", {"round_to": 8}),
         ("--algorithm pitome-elu", {"algorithm": "pitome-elu"}),
         (
             "--algorithm pitome --algorithm-options margin=-0.5,alpha=2",
