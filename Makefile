@@ -13,7 +13,7 @@ TENSORRT := torch-tensorrt dllist psutil
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env test cuda lint format demo bench study zoo fuzz opinfo mutants wheel clean
+.PHONY: help env test cuda lint format docs demo bench study zoo fuzz opinfo mutants wheel clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,7 +30,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "pitome-fx needs Python 3.11 or newer")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -qq --constraint constraints.txt torch
-	$(BIN)/python -m pip install -qq --constraint constraints.txt --editable '.[test,zoo,viz,dev,quant,onnx,openvino]'
+	$(BIN)/python -m pip install -qq --constraint constraints.txt --editable '.[test,zoo,viz,dev,docs,quant,onnx,openvino]'
 	$(BIN)/python -m pip install -qq --constraint constraints.txt --no-deps $(TENSORRT) \
 	  || echo "no torch-tensorrt for this machine: its dry run will be skipped"
 	@touch $@
@@ -50,6 +50,10 @@ lint: env ## check style, formatting and types
 format: env ## apply formatting and safe fixes
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: env ## build the pages of docs/, with a reference made of the docstrings, into build/docs
+	$(BIN)/python -m sphinx -W --keep-going -q docs build/docs
+	@echo "written  build/docs/index.html"
 
 demo: env ## train a small ViT on digits, compile it with the backend, show what was merged and the speed
 	$(BIN)/python examples/demo.py $(ARGS)

@@ -13,6 +13,7 @@ from pitome_fx.errors import (
     PitomeError,
     PitomeWarning,
     RefusedError,
+    UsageError,
 )
 from pitome_fx.frontends.explain import explain
 from pitome_fx.frontends.transform import transform
@@ -56,6 +57,7 @@ __all__ = [
     "RefusedError",
     "Report",
     "Tokens",
+    "UsageError",
     "Weights",
     "benchmark",
     "calibrate",

@@ -18,6 +18,8 @@ from pitome_fx.errors import DeployError, in_short
 from pitome_fx.lowerings import Form
 from pitome_fx.passes.dissolve.exported import in_form
 
+__all__ = ["FORMATS", "save"]
+
 Runnable = Callable[..., Any]
 
 PROTOBUF_LIMIT = 2**31
@@ -55,7 +57,7 @@ def save(program: ExportedProgram, path: Path | str, to: str) -> list[Path]:
     """Write a program, transformed or not, in the format named ``to`` (see ``FORMATS``).
 
     Returns:
-        The files written: ``path``, and the weights of an ONNX model of 2 GB or more.
+        The files written, ``path`` and for an ONNX model of 2 GB or more that of its weights.
 
     Raises:
         DeployError: no such format, a package is missing, the path does not fit, or the exporter

@@ -110,6 +110,7 @@ class Algorithm:
 
 
 ALGORITHMS: dict[str, Algorithm] = {}
+"""Every algorithm by its name: those of the library, and whatever ``register`` added."""
 
 
 def register(

@@ -193,7 +193,8 @@ def _add_options(command: argparse.ArgumentParser, without: Sequence[str]) -> No
             continue
         flag = "--" + field.name.replace("_", "-")
         # Only what is given is passed on: the defaults are those of Options.
-        default = "" if field.default is None else f" Default: {field.default}."
+        known_default = field.default not in (None, dataclasses.MISSING)
+        default = f" Default: {field.default}." if known_default else ""
         text = help_texts[field.name] + default
         known: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text}
         if isinstance(field.default, bool):

@@ -17,7 +17,7 @@ class OutputChange:
 
     Attributes:
         name: its place among the outputs, as ``.logits`` or ``[0]``.
-        mean_change, largest_change: |y − y₀| / |y₀| of an item.
+        mean_change, largest_change: ``|y − y₀| / |y₀|`` of an item.
         mean_cosine, smallest_cosine: between an item's merged and dense output.
         top1_agreement: share of items whose highest score is of the same class; None where the
             output is none of scores (B, classes).

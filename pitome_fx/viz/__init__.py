@@ -1,6 +1,7 @@
 """Pictures of merged tokens, drawn from what ``pitome_fx.tokens`` found; needs the extra ``viz``.
 
-    merges = pitome_fx.tokens(model, (images,), ratio=0.9)
+With ``merges = pitome_fx.tokens(model, (images,), ratio=0.9)``::
+
     pitome_fx.viz.groups(images, merges)        the image, each group in its mean colour
     pitome_fx.viz.scores(images, merges)        what the algorithm ranked tokens by
     pitome_fx.viz.sizes(merges)                 how large groups are

@@ -1,0 +1,1 @@
+"""Sphinx extensions that make pages of what the code says of itself."""
