@@ -56,6 +56,11 @@ class Format:
 def save(program: ExportedProgram, path: Path | str, to: str) -> list[Path]:
     """Write a program, transformed or not, in the format named ``to`` (see ``FORMATS``).
 
+    Args:
+        program: as ``transform`` returns it for an ExportedProgram, or any other.
+        path: of the file; its folder exists, and its name ends as the format wants it.
+        to: ``"onnx"``, ``"pt2"`` (AOTInductor) or ``"ep"`` (ExportedProgram).
+
     Returns:
         The files written, ``path`` and for an ONNX model of 2 GB or more that of its weights.
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
+
+from pitome_fx.rendering import printed
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,14 @@ class BlockReport:
 
 @dataclass(frozen=True)
 class Place:
-    """Where tokens were unmerged (a lift) or a dense tensor was merged along (a projection)."""
+    """Where tokens were unmerged (a lift) or a dense tensor was merged along (a projection).
+
+    Attributes:
+        graph: which graph of the model.
+        module: path of the module whose op it is.
+        op: the op that takes the tensor.
+        why: in words.
+    """
 
     graph: int
     module: str
@@ -87,32 +94,30 @@ class Report:
         return json.dumps(asdict(self), **kwargs)
 
     def __str__(self) -> str:
-        out = io.StringIO()
-        console = Console(file=out, width=118, highlight=False)
-        console.print(self._blocks_table())
+        return printed(self._blocks_table(), *self._lines())
+
+    def _lines(self) -> Iterator[str]:
         for title, places in (("Unmerged at", self.lifts), ("Merged along", self.projections)):
             if places:
-                console.print(f"{title}: " + "; ".join(_summary(places)))
+                yield f"{title}: " + "; ".join(_summary(places))
         kept = self.flops_after / self.flops_before if self.flops_before else 1.0
-        console.print(
+        yield (
             f"{self.merged} of {len(self.blocks)} attention sites merge; "
             f"{self.flops_before / 1e9:.3f} → {self.flops_after / 1e9:.3f} GFLOPs "
             f"({kept:.1%} of the dense model)"
         )
         if self.seconds_before and self.seconds_after:
-            console.print(
+            yield (
                 f"Expected on this device: {self.seconds_before * 1e3:.4g} → "
                 f"{self.seconds_after * 1e3:.4g} ms per call "
                 f"({self.seconds_before / self.seconds_after:.2f} times faster)"
             )
         if not self.proportional:
-            console.print("Attention is not proportional: merged keys count as one token each.")
+            yield "Attention is not proportional: merged keys count as one token each."
         if self.regions:
             counted = f"{self.regions} regions of {self.kinds} kinds"
-            console.print(f"Inductor compiles {counted}, each kind once.")
-        for note in self.notes:
-            console.print(f"Note: {note}")
-        return out.getvalue().rstrip()
+            yield f"Inductor compiles {counted}, each kind once."
+        yield from (f"Note: {note}" for note in self.notes)
 
     def _blocks_table(self) -> Table:
         table = Table(title=f"Token merging ({self.algorithm})", title_justify="left")

@@ -19,6 +19,7 @@ ORDER = (
         "options",
         "ops",
         "portable",
+        "rendering",
         "report",
     ),
     ("passes.failures",),

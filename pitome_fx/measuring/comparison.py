@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from pitome_fx.measuring.rendering import printed
+from pitome_fx.rendering import printed
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import Any
 
 from rich.table import Table
 
-from pitome_fx.measuring.rendering import printed
 from pitome_fx.measuring.timing import Spread
+from pitome_fx.rendering import printed
 
 DENSE = "dense"
 

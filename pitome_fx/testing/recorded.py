@@ -35,8 +35,12 @@ class Assignments(list[Tensor]):
 def run_recorded(module: GraphModule, *args: Any, **kwargs: Any) -> tuple[Any, Assignments]:
     """Run a transformed module and record its merges.
 
+    Args:
+        module: as ``transform`` returns it, with the form ``"pitome"``.
+        args, kwargs: of the call.
+
     Returns:
-        The output, and the assignments.
+        The output, and for each merge the group (B, N) of every original token after it.
     """
     recorder = _Recorder(module)
     flat = recorder.call_with(args, kwargs)

@@ -34,11 +34,18 @@ def simulate(
     """The outputs of ``program(*args, **kwargs)`` with merging simulated on the dense graph.
 
     Args:
+        program: a module or an ExportedProgram, not transformed.
+        args, kwargs: of the call.
         assignments: those recorded from a run (``run_recorded``), one (B, N) per merge, to be
             replayed, so that a near-tie between tokens cannot tell the two apart.
         options: as in ``Options``.
 
+    Returns:
+        Outputs made as those of the program, of the same shapes.
+
     Raises:
+        OptionsError: an option is wrong.
+        CaptureError: torch.export cannot trace the model.
         AssertionError: a recorded projection merges a value that depends on merged tokens.
     """
     parsed = Options.parse(options)

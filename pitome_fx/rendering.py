@@ -13,7 +13,8 @@ WIDTH = 118
 def printed(*parts: Table | str) -> str:
     """Tables and lines one below another, as they look in a terminal."""
     out = io.StringIO()
-    console = Console(file=out, width=WIDTH, highlight=False)
+    # In a notebook rich would show what it is given, whatever file it is to write to.
+    console = Console(file=out, width=WIDTH, highlight=False, force_jupyter=False)
     for part in parts:
         console.print(part, markup=False)
     return out.getvalue().rstrip()
