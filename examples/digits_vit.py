@@ -99,12 +99,16 @@ class VisionTransformer(nn.Module):
             for layer in (block.attn.proj, block.mlp[-1]):
                 layer.weight /= math.sqrt(2 * len(self.blocks))
 
-    def forward(self, images: Tensor) -> Tensor:
+    def tokens(self, images: Tensor) -> Tensor:
+        """The class token and those of the patches: (B, N, C)."""
         x = self.patches(images).flatten(2).transpose(1, 2)
         x = torch.cat([self.cls.expand(x.shape[0], -1, -1), x], dim=1) + self.positions
         for block in self.blocks:
             x = block(x)
-        return self.head(self.norm(x)[:, 0])
+        return self.norm(x)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.tokens(images)[:, 0])
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,10 @@ WIDTH = 118
 def printed(*parts: Table | str) -> str:
     """Tables and lines one below another, as they look in a terminal."""
     out = io.StringIO()
-    # In a notebook rich would show what it is given, whatever file it is to write to.
-    console = Console(file=out, width=WIDTH, highlight=False, force_jupyter=False)
+    # In a notebook rich would show and colour what it is given, whatever it is to write to.
+    console = Console(
+        file=out, width=WIDTH, highlight=False, force_jupyter=False, force_terminal=False
+    )
     for part in parts:
         console.print(part, markup=False)
     return out.getvalue().rstrip()

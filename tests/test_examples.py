@@ -6,10 +6,12 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import nbformat
 import pytest
 import torch
 
 from examples.digits_vit import ViTConfig
+from tests.support import notebook
 
 FOLDER = Path(__file__).resolve().parents[1] / "examples"
 SMALL = ViTConfig(image=32, patch=4, channels=1, width=24, depth=3, heads=2, classes=5)
@@ -112,9 +114,28 @@ def test_llava(run: Run) -> None:
     assert numbers(r"speed-up ([\d.]+)", text)[0] > 0
 
 
+@pytest.mark.slow
+def test_tour_shows_what_it_was_committed_with() -> None:
+    file = FOLDER / "tour.ipynb"
+    committed, ran = nbformat.read(file, as_version=4), notebook.run(file)
+    steps = list(zip(committed.cells, ran.cells, strict=True))
+    assert [before.source for before, _ in steps] == [after.source for _, after in steps]
+    for before, after in ((b, a) for b, a in steps if b.cell_type == "code"):
+        if notebook.is_timed(before):
+            assert not before.outputs and "speed-up" in notebook.text_of(after)
+        else:
+            wanted, found = (notebook.without_numbers(notebook.text_of(c)) for c in (before, after))
+            assert wanted == found, "python -m tests.support.notebook writes it anew"
+    text = "".join(notebook.text_of(cell) for cell, _ in steps if cell.cell_type == "code")
+    assert "197 → 168" in text and "4 of 4 attention sites merge" in text
+    assert file.stat().st_size < 200_000
+
+
 def test_every_example_is_run_here_and_listed_in_the_readme() -> None:
-    examples = {file.stem for file in FOLDER.glob("*.py")} - HELPERS
-    called = set(re.findall(r'(?:run\("|examples\.)(\w+)"', Path(__file__).read_text()))
+    files = (file for file in FOLDER.iterdir() if file.suffix in (".py", ".ipynb"))
+    examples = {file.stem for file in files} - HELPERS
+    started = r'(?:run\("|examples\.|FOLDER / ")(\w+)(?:\.ipynb)?"'
+    called = set(re.findall(started, Path(__file__).read_text()))
     assert examples - DEMO == called - HELPERS
     readme = (FOLDER.parent / "README.md").read_text()
-    assert examples == set(re.findall(r"\(examples/(\w+)\.py\)", readme))
+    assert examples == set(re.findall(r"\(examples/(\w+)\.(?:py|ipynb)\)", readme))
