@@ -103,12 +103,18 @@ def _calibrate(commands: Any) -> None:
     about = "find on your own inputs how much to merge where, without labels"
     command = _add_command(commands, "calibrate", about)
     _add_data(command, ", a few dozen items")
-    command.add_argument(
+    budget = command.add_mutually_exclusive_group()
+    budget.add_argument(
         "--keep",
         type=float,
-        default=DEFAULT_FLOPS,
         metavar="FLOPS",
         help=f"fraction of the model's FLOPs to keep, in (0, 1] (default: {DEFAULT_FLOPS})",
+    )
+    budget.add_argument(
+        "--faster",
+        type=float,
+        metavar="SPEEDUP",
+        help="how many times faster than dense on this device instead, at least 1",
     )
     command.add_argument(
         "-o", "--output", type=Path, metavar="FILE", help="JSON (default: printed)"

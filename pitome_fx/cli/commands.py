@@ -98,11 +98,12 @@ def compare(parsed: argparse.Namespace) -> None:
 
 
 def calibrate(parsed: argparse.Namespace) -> None:
-    """Print or write the options that keep a share of the FLOPs with the least change."""
+    """Print or write the options that meet a budget with the least change."""
     inputs = models.data(parsed.data)
     call, options = load(parsed)
     with _runs_on(parsed.data):
-        found = pitome_fx.calibrate(call.model, inputs, flops=parsed.keep, **options)
+        budget = {"flops": parsed.keep, "speedup": parsed.faster}
+        found = pitome_fx.calibrate(call.model, inputs, **budget, **options)
     if parsed.output is None:
         print(found.to_json())
     else:
