@@ -242,7 +242,7 @@ MUTANTS = [
         "passes/detect/dataflow.py",
         "value = torch.full(ones, number, dtype=dtype, device=HERE)",
         "value = torch.full(ones, number, dtype=dtype)",
-        "tests/properties/test_programs.py::test_p_the_pass_computes_where_the_program_does",
+        "tests/test_sizes_in_masks.py",
     ),
     Mutant(
         "an assertion on a dtype reads weights",
