@@ -13,9 +13,10 @@ from typing import Any
 import pitome_fx
 from pitome_fx import deploy
 from pitome_fx.cli import models
-from pitome_fx.cli.arguments import make_parser, option_set
+from pitome_fx.cli.arguments import make_parser
 from pitome_fx.cli.exporting import export
 from pitome_fx.cli.loading import load
+from pitome_fx.cli.words import option_set
 from pitome_fx.errors import PitomeError, PitomeWarning, UsageError
 from pitome_fx.page import writing
 

@@ -179,7 +179,7 @@ MUTANTS = [
         "passes/replay/interpreter.py",
         'follow(node.meta.get("val"), own)',
         "pass",
-        "tests/test_image_sizes.py",
+        zoo("timm mobilevit_xxs"),
     ),
     Mutant(
         "a mask of symbolic size is judged at one size",
@@ -207,7 +207,7 @@ MUTANTS = [
         "passes/tokens/whole.py",
         "    if not expression.has(*ROUNDINGS):",
         "    if True:",
-        "tests/test_image_sizes.py",
+        zoo("timm mobilevit_xxs"),
     ),
     Mutant(
         "a constant that is written stays one",
