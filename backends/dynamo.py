@@ -12,6 +12,7 @@ from torch._guards import TracingContext, tracing
 from torch.fx import GraphModule
 
 from pitome_fx.backends.fallback import with_fallback
+from pitome_fx.backends.guarding import merging_is_on
 from pitome_fx.backends.inductor import with_form
 from pitome_fx.backends.lower import check_lowering, lower
 from pitome_fx.backends.lowering import Job
@@ -59,7 +60,7 @@ def pitome(
     """
     parsed = with_form(Options.parse(options))
     check_lowering(parsed, mode)
-    merged = None if parsed.merges_nothing else _try_merge(graph, example_inputs, parsed)
+    merged = _try_merge(graph, example_inputs, parsed) if merging_is_on(parsed) else None
     if merged is not None:
         written = written_inputs(merged)
         try:

@@ -19,6 +19,7 @@ ORDER = (
         "ops",
         "portable",
         "report",
+        "switch",
     ),
     ("passes.failures",),
     ("passes.aten",),

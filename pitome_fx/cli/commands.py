@@ -26,6 +26,7 @@ from pitome_fx.cli.arguments import make_parser, options_of, settings_of
 from pitome_fx.cli.shapes import InputSpec, describe
 from pitome_fx.errors import DeployError, PitomeError, PitomeWarning, UsageError
 from pitome_fx.frontends.transform import spelled_out_layers
+from pitome_fx.switch import why_off
 
 BAD_INPUT = 2
 ROUNDING = 1e-4
@@ -93,7 +94,8 @@ def export(parsed: argparse.Namespace) -> None:
     title = deploy.FORMATS[parsed.to].title
     for file in files:
         print(f"written  {file} ({title}), {file.stat().st_size / 1e6:.2f} MB")
-    print(f"merged   {merges} {'block' if merges == 1 else 'blocks'}")
+    off = f": {why}" if (why := why_off()) else ""
+    print(f"merged   {merges} {'block' if merges == 1 else 'blocks'}{off}")
     if not parsed.no_check:
         print(f"checked  {_compare(program, call, path, parsed.to)}")
         if parsed.dynamic_batch:

@@ -24,6 +24,7 @@ from pitome_fx.passes.dissolve.rebuild import rebuilt
 from pitome_fx.passes.failures import failing_in
 from pitome_fx.passes.reporting import make_report
 from pitome_fx.report import why_nothing_merges
+from pitome_fx.switch import why_off
 
 
 @overload
@@ -45,7 +46,7 @@ def transform(
     kwargs: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> GraphModule | ExportedProgram:
-    """The program on merged tokens, as a graph.
+    """The program on merged tokens, as a graph; on all of them where merging is switched off.
 
     Args:
         program: a module, a ``torch.fx.GraphModule``, or an ExportedProgram.
@@ -68,7 +69,8 @@ def transform(
         raise unknown_lowering(parsed.lowering)
     exported = export(program, args, kwargs)
     _refuse_twice(exported)
-    result = exported if parsed.merges_nothing else _merged(exported, parsed)
+    dense = why_off() is not None or parsed.merges_nothing
+    result = exported if dense else _merged(exported, parsed)
     if isinstance(program, ExportedProgram):
         return result
     return TransformedModule(result.module(), result, program.training)
