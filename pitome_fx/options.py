@@ -141,9 +141,12 @@ class Options:
 
     def to_json(self) -> str:
         """All that differs from the defaults, as JSON; ``from_json`` reads it."""
+        return json.dumps(self.differing(), indent=2, default=dict)
+
+    def differing(self) -> dict[str, Any]:
+        """All that differs from the defaults, by name."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        own = {key: value for key, value in fields.items() if value != getattr(Options(), key)}
-        return json.dumps(own, indent=2, default=dict)
+        return {key: value for key, value in fields.items() if value != getattr(Options(), key)}
 
     @classmethod
     def from_json(cls, text: str) -> "Options":
