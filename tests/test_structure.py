@@ -32,6 +32,7 @@ ORDER = (
     ("passes.rewrite",),
     ("passes.dissolve",),
     ("passes.regions",),
+    ("passes.observing",),
     ("passes.pipeline",),
     ("passes.reporting",),
     ("deploy",),
