@@ -21,6 +21,24 @@ from pitome_fx.passes.capture.guards import is_symbolic
 from pitome_fx.passes.capture.program import holds_buffer, holds_parameter, inputs_of_dynamo
 from pitome_fx.passes.capture.subclasses import is_wrapper
 
+INPUTS = """\
+{loading}
+
+
+def inputs():
+    torch.manual_seed(0)
+    reader = InputReader()
+    load_args(reader)
+    args = reader.args
+    for i in {parameters}:
+        args[i] = torch.nn.Parameter(args[i], args[i].requires_grad)
+    for i in {buffers}:
+        torch._dynamo.mark_static_address(args[i])
+    for i, dims in {static}.items():
+        torch._dynamo.mark_static(args[i], dims)
+    return args
+"""
+
 
 class NotWrittenError(PitomeError):
     """A graph, or what it needs, cannot be written out as Python."""
@@ -77,43 +95,38 @@ def with_sizes_of_inputs(
 
 
 def source_of_inputs(graph: GraphModule, inputs: Sequence[Any], kept: Sequence[int]) -> str:
-    """Functions ``load_args`` and ``inputs``, as torch's own reproducers have the first of them."""
+    """Functions ``load_args`` and ``inputs``, as torch's own reproducers have the first of them.
+
+    Args:
+        kept: positions of the inputs that the graph is to have.
+    """
     placeholders = graph.graph.find_nodes(op="placeholder")
     fakes = inputs_of_dynamo(graph, inputs)
     writer = InputWriter(None)
-    after: list[str] = []
+    parameters: list[int] = []
+    buffers: list[int] = []
+    static: dict[int, list[int]] = {}
     for position, i in enumerate(kept):
         node, value = placeholders[i], inputs[i]
-        if isinstance(value, Tensor) and not is_wrapper(value):
-            writer.tensor(str(node.target), value)
-            after += _made_like(node, value, fakes[i], f"args[{position}]")
-        elif isinstance(value, int | torch.SymInt):
+        if isinstance(value, int | torch.SymInt):
             writer.symint(str(node.target), value)
-        else:
+            continue
+        if not isinstance(value, Tensor) or is_wrapper(value):
             raise NotWrittenError(f"its input {node.target} is a {type(value).__name__}")
-    made = "".join(f"    {line}\n" for line in after)
-    lines = "\n".join(writer.lines())
-    return f"""{lines}
-
-
-def inputs():
-    torch.manual_seed(0)
-    reader = InputReader()
-    load_args(reader)
-    args = reader.args
-{made}    return args
-"""
-
-
-def _made_like(node: Node, value: Tensor, fake: Any, name: str) -> Iterator[str]:
-    """What makes a tensor a parameter, a buffer, or one whose size may vary."""
-    if holds_parameter(node, value):
-        yield f"{name} = torch.nn.Parameter({name}, {value.requires_grad})"
-    elif holds_buffer(node):
-        yield f"torch._dynamo.mark_static_address({name})"
-    else:
-        for dim in sorted({*range(value.dim())} - {*_symbolic_dims(fake)}):
-            yield f"torch._dynamo.mark_static({name}, {dim})"
+        writer.tensor(str(node.target), value)
+        if holds_parameter(node, value):
+            parameters.append(position)
+        elif holds_buffer(node):
+            buffers.append(position)
+        else:
+            static[position] = sorted({*range(value.dim())} - {*_symbolic_dims(fakes[i])})
+    loading = "\n".join(writer.lines())
+    return INPUTS.format(
+        loading=loading,
+        parameters=parameters,
+        buffers=buffers,
+        static=static if any_symbolic(graph, inputs) else {},
+    )
 
 
 def _symbolic_dims(value: Any) -> list[int]:
