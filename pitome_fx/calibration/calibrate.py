@@ -29,6 +29,7 @@ from pitome_fx.passes.plan.solve import flops_of_schedule
 from pitome_fx.passes.plan.timed import seconds_of_schedule
 from pitome_fx.passes.reporting import make_report
 from pitome_fx.report import why_nothing_merges
+from pitome_fx.switch import why_off
 
 Inputs = Sequence[Any]
 Distance = Callable[[Any, Any], float | Tensor]
@@ -74,12 +75,15 @@ def calibrate(
 
     Raises:
         OptionsError: an option is wrong, or an amount is given among them or twice.
-        RefusedError: nothing of the model merges.
+        RefusedError: nothing of the model merges, or merging is switched off.
         CaptureError: torch.export cannot trace the model.
     """
     given = [key for key in (*AMOUNTS, "blocks") if options.get(key) is not None]
     if given:
         raise OptionsError(f"{given[0]}={options[given[0]]!r}: calibrate finds that; leave it out.")
+    off = why_off()
+    if off is not None:
+        raise RefusedError(f"calibrate has nothing to measure: {off}.")
     if flops is None and speedup is None:
         flops = DEFAULT_FLOPS
     calls = _calls(inputs)
