@@ -31,7 +31,8 @@ class disabled(_NoParamDecoratorContextManager):
     ``ratio=1.0`` (compiled when it is first needed, and kept beside the merged one); ``transform``
     returns the dense program, and ``explain`` says so. It holds for this thread; one that is
     started inside merges. A backward pass is that of its forward pass, wherever it is called.
-    Inside a function that is compiled it breaks the graph.
+    Inside a function that is compiled it breaks the graph. A program that was exported or compiled
+    ahead of time stays what it is.
 
     Raises:
         TypeError: it decorates a coroutine, whose body runs after the call has returned.

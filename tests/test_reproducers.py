@@ -194,6 +194,7 @@ class TestGraphs:
         (message,) = messages
         file = Path(message.rpartition(" ")[2])
         text = file.read_text()
+        assert re.search(r" = L_x_\.size\(0\)", text, re.IGNORECASE)
         assert "dynamic=True" in text and "{0: [1, 2]" in text
         assert "Float8_e4m3fn" in rerun(file)
 
