@@ -24,13 +24,11 @@ SHOWN = {
     "pitome-mean": "hidden",
     "tome": "keys",
     "pitome": "keys",
-    "pitome-vision": "keys",
-    "evit": "keys",
     "random": "keys",
 }
 """Algorithms, with what they compare tokens by when the user names nothing."""
 BUDGETS = (0.8, 0.6, 0.45)
-ITEMS, SIDE = 8, 168
+ITEMS, SIDE = 4, 168
 
 
 def main() -> None:
