@@ -147,12 +147,13 @@ def test_the_law_holds_and_random_numbers_are_left_alone(as_if: AsIf) -> None:
     assert torch.equal(torch.rand(3), expected)
 
 
-@pytest.mark.parametrize("damaged", ["", "[]", '{"a": '])
+@pytest.mark.parametrize("damaged", ["", "[]", '{"a": "1", "b": NaN, "c": -1}'])
 def test_a_damaged_table_is_measured_anew(table: Path, damaged: str) -> None:
     explained(vit(), speedup=1.2)
     written(table).write_text(damaged)
     assert explained(vit(), speedup=1.2).seconds_before
-    assert json.loads(written(table).read_text())
+    kept = json.loads(written(table).read_text())
+    assert kept and not kept.keys() & {"a", "b", "c"}
 
 
 def test_it_compiles(as_if: AsIf) -> None:
@@ -175,3 +176,13 @@ def test_calibrate_spends_a_budget_of_time(as_if: AsIf) -> None:
     with torch.no_grad():
         dense, ours, alike = (run(*case.args) for run in (case.model, merged, uniform))
     assert squared_change(ours, dense) <= squared_change(alike, dense) * (1 + 1e-5)
+
+
+def test_the_page_says_what_is_expected(as_if: AsIf, tmp_path: Path) -> None:
+    as_if(by_elements)
+    case = vit()
+    page = tmp_path / "report.html"
+    report = pitome_fx.explain(case.model, case.args, speedup=1.5, html=page)
+    assert report.seconds_before and report.seconds_after
+    text = page.read_text()
+    assert f"{report.seconds_before * 1e3:.4g} → {report.seconds_after * 1e3:.4g}" in text
