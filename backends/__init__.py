@@ -14,6 +14,11 @@ kinds         compiled kinds of regions
 calls         a program as a list of calls of these
 caching       what compile caches are told
 fallback    the first run of a lowered graph, and what runs if it fails
+guarding    compiles anew where merging is switched off, or on again
+failed      the files that warnings name, which show their errors again
+reproducer    what is in them
+rebuilding    the graph and its inputs as Python source
+plugins       what of a user's own it must import
 """
 
 # Registration happens on import.

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch._dynamo.exc import RestartAnalysis, SkipFrame
 from torch._guards import TracingContext, tracing
 from torch.fx import GraphModule
 
+from pitome_fx.backends.failed import mention
 from pitome_fx.backends.fallback import with_fallback
+from pitome_fx.backends.guarding import merging_is_on
 from pitome_fx.backends.inductor import with_form
 from pitome_fx.backends.lower import check_lowering, lower
 from pitome_fx.backends.lowering import Job
+from pitome_fx.backends.reproducer import Failure
 from pitome_fx.backends.verdict import verdict_on
 from pitome_fx.errors import (
     OptionsError,
@@ -59,42 +64,41 @@ def pitome(
     """
     parsed = with_form(Options.parse(options))
     check_lowering(parsed, mode)
-    merged = None if parsed.merges_nothing else _try_merge(graph, example_inputs, parsed)
+    dense = Job(graph, example_inputs, parsed, mode, merged=False)
+    merged = _try_merge(dense) if merging_is_on(parsed) else None
     if merged is not None:
         written = written_inputs(merged)
         try:
-            lowered = lower(Job(merged, example_inputs, parsed, mode, merged=True))
+            lowered = lower(replace(dense, graph=merged, merged=True, dense=dense))
             if parsed.strict:
                 return lowered
-            dense = _dense(graph, example_inputs, parsed, mode)
-            return with_fallback(lowered, written, dense, _say_first_run_failed)
+            say = partial(_say_first_run_failed, dense)
+            return with_fallback(lowered, written, _when_called_for(dense), say)
         except (OptionsError, RestartAnalysis, SkipFrame):
             raise
         except Exception as error:
-            _warn_or_raise(error, parsed, "the lowering of its merged graph failed")
-    return lower(Job(graph, example_inputs, parsed, mode, merged=False))
+            _warn_or_raise(error, dense, "lowering")
+    return lower(dense)
 
 
-def _dense(
-    graph: GraphModule, example_inputs: list[Any], options: Options, mode: str | None
-) -> Callable[[], Callable[..., Any]]:
-    """Lowers the dense graph when it is called for, after Dynamo has done its work."""
+def _when_called_for(dense: Job) -> Callable[[], Callable[..., Any]]:
+    """Lowers the dense graph after Dynamo has done its work."""
     context = TracingContext.try_get()
-    symbolic = any(is_symbolic(value) for value in example_inputs)
+    symbolic = any(is_symbolic(value) for value in dense.example_inputs)
 
     def lower_dense() -> Callable[..., Any]:
         if symbolic:
-            return graph.forward  # No guard that compiling it asked for would be heeded any more.
+            # No guard that compiling it asked for would be heeded any more.
+            return dense.graph.forward
         with tracing(context):
-            return lower(Job(graph, example_inputs, options, mode, merged=False))
+            return lower(dense)
 
     return lower_dense
 
 
-def _try_merge(
-    graph: GraphModule, example_inputs: list[Any], options: Options
-) -> GraphModule | None:
+def _try_merge(dense: Job) -> GraphModule | None:
     """The merged graph, None where the model must run dense (said in a warning)."""
+    graph, example_inputs, options = dense.graph, dense.example_inputs, dense.options
     verdict = verdict_on(options)
     try:
         outcome = _run(graph, example_inputs, options)
@@ -107,7 +111,7 @@ def _try_merge(
         return None
     except Exception as error:
         verdict.add(graph, "failed")
-        _warn_or_raise(error, options, "the pass failed")
+        _warn_or_raise(error, dense, "pass")
         return None
     if outcome.rewritten is None:
         verdict.add(graph, "dense", sites)
@@ -118,10 +122,18 @@ def _try_merge(
     return outcome.merged
 
 
-def _warn_or_raise(error: Exception, options: Options, what: str) -> None:
+WHAT_FAILED: dict[Failure, str] = {
+    "pass": "the pass failed",
+    "lowering": "the lowering of its merged graph failed",
+    "first_run": "the first run of its merged graph failed",
+}
+
+
+def _warn_or_raise(error: Exception, dense: Job, failure: Failure) -> None:
     """A bug of ours, or a limit of the engine, costs the user the speed-up, not the model."""
-    if options.strict:
+    if dense.options.strict:
         raise error
+    what = WHAT_FAILED[failure]
     logger.debug("%s", what, exc_info=error)
     if isinstance(error, PassError):
         reason = runs_dense(error)
@@ -129,16 +141,18 @@ def _warn_or_raise(error: Exception, options: Options, what: str) -> None:
         reason = f"the model runs dense: {error}"
     else:
         reason = f"the model runs dense: {what} ({in_short(error)}): {REPORT_IT}"
-    warnings.warn(f"pitome: {reason.removesuffix('.')}.", PitomeWarning, stacklevel=4)
+    said = f"pitome: {reason.removesuffix('.')}."
+    warnings.warn(said + mention(failure, dense, error, said), PitomeWarning, stacklevel=4)
 
 
-def _say_first_run_failed(error: Exception) -> None:
-    logger.debug("the first run of the merged graph failed", exc_info=error)
-    reason = f"the first run of its merged graph failed ({in_short(error)}): {REPORT_IT}"
-    warnings.warn(f"pitome: the model runs dense: {reason}.", PitomeWarning, stacklevel=4)
+def _say_first_run_failed(dense: Job, error: Exception) -> None:
+    what = WHAT_FAILED["first_run"]
+    logger.debug("%s", what, exc_info=error)
+    said = f"pitome: the model runs dense: {what} ({in_short(error)}): {REPORT_IT}."
+    warnings.warn(said + mention("first_run", dense, error, said), PitomeWarning, stacklevel=4)
 
 
-def _run(graph: GraphModule, example_inputs: list[Any], options: Options) -> Outcome:
+def _run(graph: GraphModule, example_inputs: Sequence[Any], options: Options) -> Outcome:
     """The pass. Guards that it asks for stay where something merges, or would at other sizes."""
     if any(is_pitome_op(node.target) for node in graph.graph.nodes):
         raise RefusedError(

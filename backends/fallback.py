@@ -38,7 +38,7 @@ def with_fallback(
         say: is told why the model runs dense.
     """
     chosen: Compiled | None = None
-    dense_one: Callable[[], Compiled] | None = lower_dense
+    spare: tuple[Callable[[], Compiled], Callable[[Exception], None]] | None = (lower_dense, say)
 
     def call(*args: Any) -> Any:
         if chosen is not None:
@@ -46,8 +46,8 @@ def with_fallback(
         return first(args)
 
     def first(args: tuple[Any, ...]) -> Any:
-        nonlocal chosen, dense_one
-        make = dense_one
+        nonlocal chosen, spare
+        held = spare
         before = _Before(args, written)
         failure = None
         try:
@@ -59,15 +59,16 @@ def with_fallback(
         if failure is None:
             chosen = merged
             _explain_first_backward(result)
-        elif make is None:  # In another thread it has run.
+        elif held is None:  # In another thread it has run.
             raise failure
         else:
-            dense = make()
+            lower_dense, say = held
+            dense = lower_dense()
             before.put_back()
             result = dense(*before.args)
             say(failure)
             chosen = dense
-        dense_one = None  # With it goes the dense graph.
+        spare = None  # With it goes the dense graph.
         return result
 
     if isinstance(merged, types.FunctionType):

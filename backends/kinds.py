@@ -6,6 +6,7 @@ So the same model at another ratio or of another depth compiles only what it has
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from pitome_fx.backends.calls import Step, program
 from pitome_fx.backends.lowering import Compiled, Job
 from pitome_fx.ops import OPS, is_pitome_op
 from pitome_fx.options import Options
+from pitome_fx.passes.observing import log_line
 from pitome_fx.passes.regions.cutting import Cut
 from pitome_fx.passes.regions.structure import Region
 from pitome_fx.passes.regions.symbolic import Shape, Symbolic, symbolic
@@ -98,6 +100,7 @@ def compile_all(job: Job, cut: Cut, compile_one: CompileOne) -> Compiled:
     Raises:
         NotAsTracedError: a region yields something else than the graph's metadata says.
     """
+    start = time.perf_counter()
     options = of_a_region(job.options)
 
     def compile_graph(graph: GraphModule, inputs: Sequence[Any]) -> Compiled:
@@ -120,7 +123,8 @@ def compile_all(job: Job, cut: Cut, compile_one: CompileOne) -> Compiled:
         found.note(region, kind)
         steps.append(Step(kind.call, counts, region))
     different = len({id(step.function) for step in steps})
-    logger.info("%d regions of %d kinds, %d compiled now", len(steps), different, found.compiled)
+    text = f"{len(steps)} regions of {different} kinds, {found.compiled} compiled now"
+    log_line("regions", time.perf_counter() - start, text)
     return program(job.graph, steps)
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 from pitome_fx.backends.lowering import LOWERINGS, Compiled, Job, Lowering
 from pitome_fx.backends.registered import REGISTERED
 from pitome_fx.errors import OptionsError
 from pitome_fx.options import Options
+from pitome_fx.passes.observing import log_line
 
 
 def check_lowering(options: Options, mode: str | None) -> None:
@@ -32,7 +35,11 @@ def lower(job: Job) -> Compiled:
         OptionsError: there is no such lowering, or it does not take the options given.
         LoweringError: the engine cannot take this graph.
     """
-    return _lowering(job.options).compile(job)
+    start = time.perf_counter()
+    compiled = _lowering(job.options).compile(job)
+    kind = "merged" if job.merged else "dense"
+    log_line("lower", time.perf_counter() - start, f"the {kind} graph by {job.options.lowering}")
+    return compiled
 
 
 def _lowering(options: Options) -> Lowering:

@@ -22,6 +22,7 @@ class Job:
         example_inputs: its inputs.
         mode: ``mode=`` of torch.compile; None for lowerings that take none.
         merged: does the graph run on merged tokens?
+        dense: of a merged graph the job as it was given, with the graph that Dynamo captured.
     """
 
     graph: GraphModule
@@ -29,6 +30,7 @@ class Job:
     options: Options
     mode: str | None
     merged: bool
+    dense: Job | None = None
 
     @property
     def settings(self) -> Mapping[str, Any]:

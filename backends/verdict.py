@@ -17,10 +17,10 @@ from typing import Any, Literal
 from weakref import WeakSet
 
 from torch._dynamo.eval_frame import reset_code
-from torch._dynamo.symbolic_convert import InstructionTranslator
 from torch.fx import GraphModule
 from torch.utils.weak import WeakIdKeyDictionary
 
+from pitome_fx.backends.guarding import running_tracer
 from pitome_fx.errors import PitomeWarning, RefusedError
 from pitome_fx.options import Options
 from pitome_fx.report import BlockReport, why_nothing_merges
@@ -131,10 +131,7 @@ def _module(frame: FrameType) -> str:
 
 def _code() -> CodeType | None:
     """That of the frame that Dynamo is compiling."""
-    try:
-        tracer: Any = InstructionTranslator.current_tx()
-    except AttributeError:  # called by hand, outside of Dynamo
-        return None
+    tracer = running_tracer()
     return None if tracer is None else tracer.output.root_tx.f_code
 
 

@@ -5,13 +5,11 @@ Every front end calls it, and each stage is a function from what the stages befo
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch.fx import GraphModule
 
 from pitome_fx.options import Options
@@ -19,11 +17,10 @@ from pitome_fx.passes.capture.program import Program, without_collecting
 from pitome_fx.passes.detect.detection import Detection, detect
 from pitome_fx.passes.dissolve.dissolving import dissolve
 from pitome_fx.passes.failures import failing_in
+from pitome_fx.passes.observing import Observe, log
 from pitome_fx.passes.plan.planning import Plan, make_plan
 from pitome_fx.passes.rewrite.profit import rewrite_what_pays
 from pitome_fx.passes.rewrite.rewriting import Rewritten
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -51,28 +48,6 @@ class Outcome:
         """What the user should know of what merges."""
         own = self.program.notes if self.rewritten is not None else ()
         return (*([self.plan.note] if self.plan.note else []), *own)
-
-
-Observe = Callable[[str, Any], None]
-"""Is told the name of each stage that is done, and what it yields."""
-
-
-def log(stage: str, value: Any) -> None:
-    """To ``TORCH_LOGS="+pitome_fx"``, and to tlparse where ``TORCH_TRACE`` is set."""
-    if stage != "rewrite":
-        return
-    _, rewritten = value
-    if rewritten is None:
-        logger.info("nothing merges")
-        return
-    logger.info("%d merges, %d lifts", len(rewritten.merges), len(rewritten.lifts))
-    logger.debug("%s", rewritten.graph.graph)
-    text = rewritten.graph.print_readable(print_output=False)
-    torch._logging.trace_structured(
-        "artifact",
-        metadata_fn=lambda: {"name": "pitome_rewritten_graph", "encoding": "string"},
-        payload_fn=lambda: text,
-    )
 
 
 def run(capture: Callable[[], Program], options: Options, observe: Observe = log) -> Outcome:
@@ -119,5 +94,5 @@ class Stages:
         with failing_in(name):
             value = stage(*given)
         self.seconds[name] = time.perf_counter() - start
-        self.observe(name, value)
+        self.observe(name, self.seconds[name], value)
         return value

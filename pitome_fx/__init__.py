@@ -17,9 +17,11 @@ from pitome_fx.errors import (
 )
 from pitome_fx.frontends.explain import explain
 from pitome_fx.frontends.transform import transform
+from pitome_fx.frontends.unmerged import unmerged
 from pitome_fx.groups import Groups
 from pitome_fx.options import Options
 from pitome_fx.report import Report
+from pitome_fx.switch import disabled
 
 if TYPE_CHECKING:
     from pitome_fx import spectral, viz
@@ -62,11 +64,13 @@ __all__ = [
     "benchmark",
     "calibrate",
     "compare",
+    "disabled",
     "explain",
     "register",
     "spectral",
     "tokens",
     "transform",
+    "unmerged",
     "viz",
 ]
 

@@ -26,7 +26,7 @@ class DeployError(PitomeError, RuntimeError):
 
 
 class UsageError(PitomeError, ValueError):
-    """Something was named or given that does not exist or does not fit."""
+    """Something given, on the command line or in a call, does not exist or does not fit."""
 
 
 class LoweringError(PitomeError, RuntimeError):

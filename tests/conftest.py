@@ -24,6 +24,14 @@ def _fresh_inductor_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_files_of_failures() -> Iterator[None]:
+    """Tests that make something fail leave nothing in the temporary folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PITOME_FX_REPRODUCERS", "off")
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _fresh_state() -> None:
     """Each test draws the same numbers and compiles anew, whichever tests ran before it."""

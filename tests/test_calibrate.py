@@ -114,6 +114,17 @@ def test_the_budget_goes_where_it_is_cheapest() -> None:
     assert spend([dear, cheap], lambda r: sum(r) / 2, 0.1, 0.5) == (0.5, 0.5)
 
 
+def test_a_first_step_may_cost_more_than_it_saves() -> None:
+    """Matching takes a twentieth however little it removes; so blocks merge much, or not at all."""
+
+    def cost(ratios: Any) -> float:
+        return sum(r + (0.05 if r < 1 else 0) for r in ratios) / 2
+
+    first, second = spend([Sensitivity(1.0, 2.0), Sensitivity(1.0, 2.0)], cost, 0.9, 0.5)
+    assert cost((first, second)) <= 0.9
+    assert all(ratio == 1 or ratio < 0.95 for ratio in (first, second))
+
+
 def test_a_sensitivity_goes_through_what_was_measured() -> None:
     own = Sensitivity.fit((0.1, 1e-4), (0.3, 1e-3))
     assert own.change(0.3) == pytest.approx(1e-3) and own.change(0.1) == pytest.approx(1e-4)

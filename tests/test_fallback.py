@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -192,6 +194,30 @@ def test_lists_of_inputs_that_the_failed_run_emptied() -> None:
     run = with_fallback(merged, [], lambda: lambda given: given[0] + 1, said.append)
     assert float(run([torch.ones(())])) == 2
     assert len(said) == 1
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_after_the_first_run_nothing_of_the_other_program_is_kept(fails: bool) -> None:
+    class Program:
+        def lower(self) -> Callable[..., Any]:
+            return lambda x: -x
+
+        def say(self, error: Exception) -> None: ...
+
+    def merged(x: int) -> int:
+        if fails:
+            raise RuntimeError("no such kernel")
+        return x
+
+    program = Program()
+    alive = weakref.ref(program)
+    run = with_fallback(merged, [], program.lower, program.say)
+    del program
+    gc.collect()
+    assert alive() is not None
+    assert run(1) == (-1 if fails else 1)
+    gc.collect()
+    assert alive() is None
 
 
 def test_threads_that_run_first_at_once() -> None:

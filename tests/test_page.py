@@ -38,6 +38,8 @@ def paged(case: Case, folder: Path, **options: Any) -> Shown:
 
 @pytest.fixture(scope="module")
 def vit(tmp_path_factory: pytest.TempPathFactory) -> Shown:
+    # Of a fixture for the whole module nobody else sees to it: sizes seen before are symbols.
+    torch._dynamo.reset()
     torch.manual_seed(0)
     return paged(timm_vit(), tmp_path_factory.mktemp("vit"), ratio=0.8)
 

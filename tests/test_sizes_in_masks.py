@@ -131,6 +131,17 @@ def test_a_mask_that_hides_nothing_at_any_length_is_none(name: str) -> None:
             assert_close(output, simulate(exported, (x,), ratio=0.8), 1e-9)
 
 
+@pytest.mark.parametrize("name", ["ones", "zeros", "positions are below the length"])
+def test_masks_are_judged_alike_wherever_the_user_makes_tensors(name: str) -> None:
+    exported = program(case(ALL_SEEN[name]))
+    here = pitome_fx.transform(exported, ratio=0.8, strict=True)
+    with torch.device("meta"):
+        elsewhere = pitome_fx.transform(exported, ratio=0.8, strict=True)
+    assert isinstance(here, torch.export.ExportedProgram)
+    assert isinstance(elsewhere, torch.export.ExportedProgram)
+    assert elsewhere.graph_module.code == here.graph_module.code
+
+
 def refused(exported: torch.export.ExportedProgram, reason: str) -> None:
     with pytest.warns(PitomeWarning, match=reason):
         same = pitome_fx.transform(exported, ratio=0.8)

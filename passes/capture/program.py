@@ -123,14 +123,22 @@ def capture_dynamo(graph: GraphModule, example_inputs: Sequence[Any]) -> Program
     placeholders = graph.graph.find_nodes(op="placeholder")
     inputs = inputs_of_dynamo(graph, example_inputs)
     parameters = [
-        value if isinstance(value, torch.nn.Parameter) or _is_kept_by_module(node) else None
+        value if holds_parameter(node, value) else None
         for node, value in zip(placeholders, example_inputs, strict=True)
     ]
-    static = [
-        "_dynamo_static_input_type" in (node.meta.get("tensor_dict") or {}) for node in placeholders
-    ]
+    static = [holds_buffer(node) for node in placeholders]
     program = capture(graph, inputs, parameters, static)
     return replace(program, recompiles=True, breaks=breaks_of(graph))
+
+
+def holds_parameter(placeholder: Node, value: Any) -> bool:
+    """Is an input of a Dynamo graph a parameter, or as good as one?"""
+    return isinstance(value, torch.nn.Parameter) or _is_kept_by_module(placeholder)
+
+
+def holds_buffer(placeholder: Node) -> bool:
+    """Is an input of a Dynamo graph a buffer of a module, or marked to stay where it is?"""
+    return "_dynamo_static_input_type" in (placeholder.meta.get("tensor_dict") or {})
 
 
 def _is_kept_by_module(placeholder: Node) -> bool:

@@ -116,7 +116,13 @@ def _read(path: Path) -> dict[str, float | None]:
         found = json.loads(path.read_text())
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    if not isinstance(found, dict):
+        return {}
+    return {key: value for key, value in found.items() if value is None or _is_seconds(value)}
+
+
+def _is_seconds(value: Any) -> bool:
+    return isinstance(value, float | int) and 0 <= value < float("inf")
 
 
 def _write(path: Path, table: Mapping[str, float | None]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -82,6 +82,18 @@ def solve_for_time(
     note = "" if found else _out_of_reach(asked, times.dense, left)
     ratios = tuple(p if i in paying else Q for i in range(len(blocks)))
     return Timed(ratios, refusals, Seconds(times.dense, left * times.dense), note)
+
+
+def seconds_of_schedule(
+    program: Program, labels: Labels, blocks: Sequence[Block], options: Options
+) -> Callable[[Sequence[float]], float]:
+    """The fraction of the seconds that is left, as a function of the keep ratios of the blocks.
+
+    Args:
+        options: with all defaults resolved.
+    """
+    times = TimeModel(program, labels, blocks, options, DeviceTable(_device_of(program)))
+    return lambda ratios: fraction_with(times, options, ratios)
 
 
 def _target(options: Options, dense: float) -> tuple[str, float]:

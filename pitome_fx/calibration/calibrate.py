@@ -19,15 +19,17 @@ from pitome_fx.errors import OptionsError, RefusedError
 from pitome_fx.frontends.transform import export
 from pitome_fx.frontends.transform import transform as merged_with
 from pitome_fx.measuring.changes import float_outputs, relative_change
-from pitome_fx.options import AMOUNTS, Options
+from pitome_fx.options import AMOUNTS, DEFAULT_FLOPS, Options
 from pitome_fx.passes import pipeline
 from pitome_fx.passes.capture.guards import tentative
 from pitome_fx.passes.capture.program import capture_exported
 from pitome_fx.passes.dissolve.exported import inputs_of
 from pitome_fx.passes.plan.planning import allowed
 from pitome_fx.passes.plan.solve import flops_of_schedule
+from pitome_fx.passes.plan.timed import seconds_of_schedule
 from pitome_fx.passes.reporting import make_report
 from pitome_fx.report import why_nothing_merges
+from pitome_fx.switch import why_off
 
 Inputs = Sequence[Any]
 Distance = Callable[[Any, Any], float | Tensor]
@@ -40,13 +42,14 @@ def calibrate(
     model: nn.Module,
     inputs: Inputs | Iterable[Inputs],
     *,
-    flops: float = 0.6,
+    flops: float | None = None,
+    speedup: float | None = None,
     candidates: Sequence[tuple[str, str]] | None = None,
     distance: Distance | None = None,
     progress: bool = True,
     **options: Any,
 ) -> Options:
-    """Find the options that meet a FLOPs budget with the least change of the model's outputs.
+    """Find the options that meet a budget with the least change of the model's outputs.
 
     The change is measured for each block as it merges alone, at two amounts; the budget is spent
     where it is cheapest; and the sum is checked by one run. Nothing is trained and nothing drawn.
@@ -56,7 +59,9 @@ def calibrate(
     Args:
         model: in the mode and on the device it is used in.
         inputs: arguments of one call, ``(x,)``, or several such, of one shape; a few dozen items.
-        flops: fraction of the model's FLOPs to keep, in (0, 1].
+        flops: fraction of the model's FLOPs to keep, in (0, 1]; 0.6 if neither is given.
+        speedup: how many times faster than dense a call is to be instead, at least 1, by times
+            that are measured on the model's device, as for the option of that name.
         candidates: (algorithm, metric) to choose from, by the change that they make in every
             block alike; the one that the options name, or else the best of docs/study.md.
         distance: ``(merged output, dense output) -> number``, the lower the better; a squared
@@ -69,23 +74,29 @@ def calibrate(
         Options with a schedule, that ``torch.compile(options=…)`` and ``transform`` take.
 
     Raises:
-        OptionsError: an option is wrong, or an amount is given.
-        RefusedError: nothing of the model merges.
+        OptionsError: an option is wrong, or an amount is given among them or twice.
+        RefusedError: nothing of the model merges, or merging is switched off.
         CaptureError: torch.export cannot trace the model.
     """
     given = [key for key in (*AMOUNTS, "blocks") if options.get(key) is not None]
     if given:
         raise OptionsError(f"{given[0]}={options[given[0]]!r}: calibrate finds that; leave it out.")
+    off = why_off()
+    if off is not None:
+        raise RefusedError(f"calibrate has nothing to measure: {off}.")
+    if flops is None and speedup is None:
+        flops = DEFAULT_FLOPS
     calls = _calls(inputs)
     named = "algorithm" in options or "metric" in options
     pairs = candidates or (() if named else CANDIDATES)
     tried = [Options.parse({**options, "algorithm": a, "metric": m}) for a, m in pairs]
     tried = tried or [Options.parse(options)]
+    tried = [replace(own, flops=flops, speedup=speedup) for own in tried]
     console = Console(stderr=True)
     columns = (TextColumn("calibrating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     bar = Progress(*columns, console=console, disable=not progress or not sys.stderr.isatty())
     with bar, torch.no_grad():
-        return _Calibration(model, calls, flops, distance or squared_change, bar).run(
+        return _Calibration(model, calls, distance or squared_change, bar).run(
             tried, console if progress else None
         )
 
@@ -113,11 +124,10 @@ class _Calibration:
         self,
         model: nn.Module,
         calls: Sequence[tuple[Any, ...]],
-        target: float,
         distance: Distance,
         bar: Progress,
     ) -> None:
-        self.model, self.calls, self.target = model, calls, target
+        self.model, self.calls = model, calls
         self.distance, self.bar = distance, bar
         # The model's own errors come first, and not as those of a trace.
         self.dense = [model(*call) for call in calls]
@@ -128,15 +138,17 @@ class _Calibration:
     def run(self, tried: Sequence[Options], console: Console | None) -> Options:
         """The best of the candidates, with a schedule."""
         self.bar.update(self.task, total=len(tried) + 1)
-        uniform = [(self.change(replace(o, flops=self.target)), o) for o in tried]
+        uniform = [(self.change(options), options) for options in tried]
         alike, chosen = min(uniform, key=lambda pair: pair[0])
-        flops, blocks = self.costs(chosen)
+        cost, blocks = self.costs(chosen)
         self.bar.update(self.task, total=len(tried) + 1 + 2 * blocks)
         sensitivities = [self.sensitivity(chosen, i, blocks) for i in range(blocks)]
         lowest = ALGORITHMS[chosen.algorithm].lowest_ratio
-        schedule = spend(sensitivities, flops, self.target, max(lowest, STEP))
+        target = 1 / chosen.speedup if chosen.speedup is not None else chosen.flops
+        assert target is not None
+        schedule = spend(sensitivities, cost, target, max(lowest, STEP))
         predicted = sum(s.change(1 - r) for s, r in zip(sensitivities, schedule, strict=True))
-        best = replace(chosen, schedule=schedule)
+        best = with_schedule(chosen, schedule)
         measured = self.change(best)
         if console is not None:
             console.print(_table(chosen, sensitivities, schedule))
@@ -144,7 +156,7 @@ class _Calibration:
                 f"change of the outputs: {predicted**0.5:.4f} predicted, {measured**0.5:.4f} "
                 f"measured; with the same amount in every block {alike**0.5:.4f}"
             )
-        return best if measured <= alike else replace(chosen, flops=self.target)
+        return best if measured <= alike else chosen
 
     def change(self, options: Options) -> float:
         """Of the outputs, mean over all calls."""
@@ -167,24 +179,28 @@ class _Calibration:
         for share in (0.1, 0.3):
             ratios = [1.0] * blocks
             ratios[block] = 1 - share
-            points.append((share, self.change(replace(options, schedule=tuple(ratios)))))
+            points.append((share, self.change(with_schedule(options, ratios))))
         return Sensitivity.fit(*points)
 
     def costs(self, options: Options) -> tuple[Callable[[Sequence[float]], float], int]:
-        """FLOPs as a function of the schedule, and how many blocks it is for."""
+        """The share of the cost as a function of the schedule, and how many blocks it is for."""
         exported = self.exported
-        planned = replace(options, flops=self.target)
         with tentative(inputs_of(exported)):
             outcome = pipeline.run(
-                lambda: capture_exported(exported), replace(planned, form="pitome")
+                lambda: capture_exported(exported), replace(options, form="pitome")
             )
         blocks, _ = allowed(outcome.detection, outcome.options)
         if outcome.rewritten is None:
             raise RefusedError(why_nothing_merges(make_report([outcome]).blocks))
-        flops = flops_of_schedule(
-            outcome.program, outcome.detection.labels, blocks, outcome.options
-        )
-        return flops, len(blocks)
+        of_schedule = seconds_of_schedule if options.is_timed else flops_of_schedule
+        labels = outcome.detection.labels
+        return of_schedule(outcome.program, labels, blocks, outcome.options), len(blocks)
+
+
+def with_schedule(options: Options, ratios: Sequence[float]) -> Options:
+    """The options with a schedule in place of their amount."""
+    kept = {key: value for key, value in options.changed().items() if key not in AMOUNTS}
+    return Options.parse({**kept, "schedule": tuple(ratios)})
 
 
 def _table(options: Options, own: Sequence[Sensitivity], schedule: Sequence[float]) -> Table:

@@ -1,4 +1,4 @@
-"""Spends a FLOPs budget on the blocks in which it changes the outputs least."""
+"""Spends a budget, of FLOPs or of time, on the blocks in which it changes the outputs least."""
 
 from __future__ import annotations
 
@@ -36,33 +36,56 @@ class Sensitivity:
 
 def spend(
     sensitivities: Sequence[Sensitivity],
-    flops: Callable[[Sequence[float]], float],
+    cost: Callable[[Sequence[float]], float],
     target: float,
     lowest: float,
 ) -> tuple[float, ...]:
     """Keep ratios of all blocks within the target, with the least sum of changes.
 
-    Greedy: again and again the block that saves the most FLOPs for its change removes more.
+    Greedy: again and again the block that saves most for its change removes more.
 
     Args:
-        flops: of the model, as a fraction of the dense one's, for the keep ratios of all blocks.
+        cost: of the model, as a fraction of the dense one's, for the keep ratios of all blocks.
         lowest: keep ratio of a block.
     """
     ratios = [1.0] * len(sensitivities)
-    now = flops(ratios)
+    now = cost(ratios)
     while now > target:
-        best: tuple[float, int, float] | None = None
-        for i, own in enumerate(sensitivities):
-            less = round(ratios[i] - STEP, 6)
-            if less < lowest:
-                continue
-            left = flops([*ratios[:i], less, *ratios[i + 1 :]])
-            saved = now - left
-            price = own.change(1 - less) - own.change(1 - ratios[i])
-            if saved > 0 and (best is None or price / saved < best[0]):
-                best = (price / saved, i, less)
-        if best is None:
+        offers = [
+            offer
+            for i, own in enumerate(sensitivities)
+            if (offer := _offer(i, own, ratios, cost, now, lowest)) is not None
+        ]
+        if not offers:
             break
-        ratios[best[1]] = best[2]
-        now = flops(ratios)
+        best = min(offers, key=lambda offer: offer.price)
+        ratios[best.block], now = best.ratio, best.cost
     return tuple(ratios)
+
+
+@dataclass(frozen=True)
+class _Offer:
+    """A block that removes more: the change for what is saved, its ratio, the cost that is left."""
+
+    price: float
+    block: int
+    ratio: float
+    cost: float
+
+
+def _offer(
+    block: int,
+    own: Sensitivity,
+    ratios: Sequence[float],
+    cost: Callable[[Sequence[float]], float],
+    now: float,
+    lowest: float,
+) -> _Offer | None:
+    """The next ratio of a block that saves anything: matching takes time whatever it removes."""
+    less = ratios[block]
+    while (less := round(less - STEP, 6)) >= lowest:
+        left = cost([*ratios[:block], less, *ratios[block + 1 :]])
+        if left < now:
+            change = own.change(1 - less) - own.change(1 - ratios[block])
+            return _Offer(change / (now - left), block, less, left)
+    return None

@@ -13,9 +13,10 @@ from typing import Any
 import pitome_fx
 from pitome_fx import deploy
 from pitome_fx.cli import models
-from pitome_fx.cli.arguments import make_parser, option_set
+from pitome_fx.cli.arguments import make_parser
 from pitome_fx.cli.exporting import export
 from pitome_fx.cli.loading import load
+from pitome_fx.cli.words import option_set
 from pitome_fx.errors import PitomeError, PitomeWarning, UsageError
 from pitome_fx.page import writing
 
@@ -98,11 +99,12 @@ def compare(parsed: argparse.Namespace) -> None:
 
 
 def calibrate(parsed: argparse.Namespace) -> None:
-    """Print or write the options that keep a share of the FLOPs with the least change."""
+    """Print or write the options that meet a budget with the least change."""
     inputs = models.data(parsed.data)
     call, options = load(parsed)
     with _runs_on(parsed.data):
-        found = pitome_fx.calibrate(call.model, inputs, flops=parsed.keep, **options)
+        budget = {"flops": parsed.keep, "speedup": parsed.faster}
+        found = pitome_fx.calibrate(call.model, inputs, **budget, **options)
     if parsed.output is None:
         print(found.to_json())
     else:

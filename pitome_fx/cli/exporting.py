@@ -22,6 +22,7 @@ from pitome_fx.cli.loading import load
 from pitome_fx.cli.shapes import describe
 from pitome_fx.errors import DeployError, PitomeWarning, UsageError
 from pitome_fx.frontends.transform import spelled_out_layers
+from pitome_fx.switch import why_off
 
 ROUNDING = 1e-4
 """Largest difference, relative to the largest output, that float32 sums in another order make."""
@@ -40,7 +41,8 @@ def export(parsed: argparse.Namespace) -> None:
     title = deploy.FORMATS[parsed.to].title
     for file in files:
         print(f"written  {file} ({title}), {file.stat().st_size / 1e6:.2f} MB")
-    print(f"merged   {merges} {'block' if merges == 1 else 'blocks'}")
+    off = f": {why}" if (why := why_off()) else ""
+    print(f"merged   {merges} {'block' if merges == 1 else 'blocks'}{off}")
     if not parsed.no_check:
         print(f"checked  {_compare(program, call, path, parsed.to)}")
         if parsed.dynamic_batch:

@@ -6,8 +6,8 @@ import argparse
 from typing import Any
 
 from pitome_fx.cli import models
-from pitome_fx.cli.arguments import options_of, settings_of
 from pitome_fx.cli.shapes import InputSpec
+from pitome_fx.cli.words import options_of, settings_of
 
 
 def load(parsed: argparse.Namespace, batch: int = 1) -> tuple[models.Call, dict[str, Any]]:

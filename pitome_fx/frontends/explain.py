@@ -16,7 +16,7 @@ from torch.fx import GraphModule
 from pitome_fx.backends.fallback import with_fallback
 from pitome_fx.errors import CaptureError, PassError, PitomeError, in_short
 from pitome_fx.frontends.compiling import compiled_apart
-from pitome_fx.options import Options
+from pitome_fx.options import AMOUNTS, Options
 from pitome_fx.passes import pipeline
 from pitome_fx.passes.capture.functional import written_inputs
 from pitome_fx.passes.capture.guards import tentative
@@ -31,6 +31,7 @@ from pitome_fx.passes.failures import failing_in, runs_dense
 from pitome_fx.passes.pipeline import Outcome
 from pitome_fx.passes.reporting import make_report
 from pitome_fx.report import Report
+from pitome_fx.switch import why_off
 
 NO_GRAPH = (
     "torch.compile captured no graph of this model, or hit the recompile limit: it runs in plain "
@@ -100,6 +101,9 @@ def _run(
     model: Any, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None, found: Findings
 ) -> None:
     """Run the model once, each of its graphs through the pass."""
+    off = why_off()
+    if off is not None:
+        found.merge_nothing(off)
     if isinstance(model, ExportedProgram):
         with tentative(inputs_of(model)):
             found.outcome_of(lambda: capture_exported(model))
@@ -147,6 +151,12 @@ class Findings:
     options: Options
     outcomes: list[Outcome] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    def merge_nothing(self, why: str) -> None:
+        """Report the dense model, whatever amount was asked for."""
+        amount: dict[str, Any] = {**dict.fromkeys(AMOUNTS), "ratio": 1.0}
+        self.options = replace(self.options, **amount)
+        self.notes.append(f"the model runs dense: {why}")
 
     def outcome_of(self, capture: Callable[[], Program]) -> Outcome | None:
         """Run the pass on one graph; None where it is left dense without a verdict."""

@@ -28,6 +28,7 @@ from pitome_fx.passes.pipeline import Outcome
 from pitome_fx.passes.reporting import make_report
 from pitome_fx.passes.rewrite.rewriting import Rewritten
 from pitome_fx.report import why_nothing_merges
+from pitome_fx.switch import why_off
 
 Outputs = Literal["dense", "merged"]
 
@@ -57,7 +58,7 @@ def transform(
     outputs: Outputs = "dense",
     **options: Any,
 ) -> GraphModule | ExportedProgram:
-    """The program on merged tokens, as a graph.
+    """The program on merged tokens, as a graph; on all of them where merging is switched off.
 
     Args:
         program: a module, a ``torch.fx.GraphModule``, or an ExportedProgram.
@@ -156,7 +157,7 @@ def merged_by_pass(
     The warning that it runs dense is for the caller of the front end that calls this.
     """
     _refuse_twice(exported)
-    if options.merges_nothing:
+    if options.merges_nothing or why_off() is not None:
         return exported, None
     taken = user_outputs(exported) if outputs == "merged" else {}
 

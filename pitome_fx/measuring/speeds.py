@@ -91,7 +91,7 @@ class Benchmark:
     def __str__(self) -> str:
         table = Table(title="Dense and merged, interleaved", title_justify="left")
         for name in ("", "ms per call", "speed-up", "FLOPs", "efficiency", "peak MB", "first call"):
-            table.add_column(name, justify="right" if name else "left")
+            table.add_column(name, justify="right" if name else "left", no_wrap=bool(name))
         for run in self.runs:
             table.add_row(*self._row(run))
         facts = "; ".join(f"{key} {value}" for key, value in self.machine.items())

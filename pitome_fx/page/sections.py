@@ -16,13 +16,16 @@ MANY = 20
 
 
 def headline(report: Report) -> Markup:
-    """What became of the model, in three numbers; why not, where nothing merges."""
+    """What became of the model, in a few numbers; why not, where nothing merges."""
     unit = Unit(report.flops_before)
-    facts = (
+    facts = [
         (f"{report.merged} of {len(report.blocks)}", "attention sites merge"),
         (unit.both(report.flops_before, report.flops_after), f"{unit.name} per call"),
         (_kept(report.flops_before, report.flops_after), "of the dense model's FLOPs"),
-    )
+    ]
+    if report.seconds_before and report.seconds_after:
+        times = f"{report.seconds_before * 1e3:.4g} → {report.seconds_after * 1e3:.4g}"
+        facts.append((times, "ms per call expected on this device"))
     cards = (tag("div", tag("b", value), tag("span", of)) for value, of in facts)
     shown = tag("div", *cards, class_="facts")
     return shown if report.merged else markup(shown, tag("p", _why_dense(report), class_="dense"))

@@ -52,6 +52,19 @@ class TestExport:
             found = eval(load, {"torch": torch, "x": call.args[0], "open": opening})
             assert_close(found, simulate(call.model, call.args, ratio=0.8), 1e-5)
 
+    def test_dense_where_the_environment_switches_merging_off(
+        self, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        words = ["export", *SMALL, "--ratio", "0.8", "--to", "ep", "-o", str(tmp_path / "small")]
+        monkeypatch.setenv("PITOME_FX", "off")
+        status, out, err = cli(*words)
+        assert (status, err) == (0, "")
+        assert "merged   0 blocks: merging is switched off (PITOME_FX=off)\n" in out
+        monkeypatch.setenv("PITOME_FX", "0")
+        status, out, err = cli(*words)
+        assert status == 2 and "PITOME_FX='0' in the environment is not allowed" in err
+        assert err.count("\n") == 1
+
     def test_help_says_which_names_a_format_takes(
         self, cli: Cli, capsys: pytest.CaptureFixture[str]
     ) -> None:

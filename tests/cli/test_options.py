@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from pitome_fx.cli.arguments import make_parser, options_of
+from pitome_fx.cli.arguments import make_parser
+from pitome_fx.cli.words import options_of
 from pitome_fx.options import Options
 from tests.cli.calls import Cli
 

@@ -27,6 +27,7 @@ def test_every_set_of_options_is_a_row(tmp_path: Path) -> None:
     assert dense is found.dense and dense.name == "dense"
     assert dense.speedup.median == 1 and found.efficiency(dense) == 1
     assert dense.flops > first.flops > second.flops
+    assert dense.options == {"ratio": 1.0, **EAGER}
     assert dense.merged == 0 and first.merged == first.sites == second.sites > 0
     assert all(run.first_call > 0 and run.seconds.median > 0 for run in found.runs)
     ratio = first.speedup.median * first.flops / dense.flops

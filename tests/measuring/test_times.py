@@ -10,10 +10,18 @@ import torch
 
 import pitome_fx
 from pitome_fx import PitomeWarning
+from pitome_fx.calibration.calibrate import squared_change
+from pitome_fx.passes.plan.table import DeviceTable
 from tests.support.models import Case, timm_vit
-from tests.support.oracle import assert_keeps_the_law, counts, explained, transformed
+from tests.support.oracle import (
+    assert_keeps_the_law,
+    counts,
+    explained,
+    transformed,
+)
 
 Seconds = Callable[[str], float]
+AsIf = Callable[[Seconds], None]
 
 
 @pytest.fixture(autouse=True)
@@ -32,12 +40,26 @@ def written(folder: Path) -> Path:
     return file
 
 
-def as_if(folder: Path, seconds: Seconds) -> None:
-    """Put other times in the place of those that were measured."""
-    explained(vit(), speedup=1.2)
-    transformed(vit(), speedup=1.2, strict=False)
-    file = written(folder)
-    file.write_text(json.dumps({key: seconds(key) for key in json.loads(file.read_text())}))
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """What is measured of the model, as Dynamo and as torch.export trace it."""
+    folder = tmp_path_factory.mktemp("tables")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PITOME_FX_CACHE", str(folder))
+        explained(vit(), speedup=1.2)
+        transformed(vit(), speedup=1.2, strict=False)
+        return [*json.loads(written(folder).read_text())]
+
+
+@pytest.fixture
+def as_if(table: Path, keys: list[str]) -> AsIf:
+    """Puts other times in the place of those that were measured."""
+
+    def write(seconds: Seconds) -> None:
+        file = DeviceTable(torch.device("cpu")).path
+        file.write_text(json.dumps({key: seconds(key) for key in keys}))
+
+    return write
 
 
 def by_elements(key: str) -> float:
@@ -62,8 +84,8 @@ def test_what_is_measured_is_kept(table: Path) -> None:
 
 
 @pytest.mark.parametrize("speedup", [1.2, 1.5, 2.0])
-def test_a_speedup_is_solved_for(table: Path, speedup: float) -> None:
-    as_if(table, by_elements)
+def test_a_speedup_is_solved_for(as_if: AsIf, speedup: float) -> None:
+    as_if(by_elements)
     report = explained(vit(), speedup=speedup)
     assert report.merged and report.seconds_before and report.seconds_after
     expected = report.seconds_before / report.seconds_after
@@ -71,8 +93,8 @@ def test_a_speedup_is_solved_for(table: Path, speedup: float) -> None:
     assert f"({expected:.2f} times faster)" in str(report)
 
 
-def test_a_latency_is_solved_for(table: Path) -> None:
-    as_if(table, by_elements)
+def test_a_latency_is_solved_for(as_if: AsIf) -> None:
+    as_if(by_elements)
     dense = explained(vit(), speedup=1.2).seconds_before
     assert dense
     report = explained(vit(), latency=0.7 * dense)
@@ -87,37 +109,37 @@ def test_a_latency_that_the_dense_model_has_merges_nothing() -> None:
     assert all("is reached without merging" in (b.reason or "") for b in report.blocks)
 
 
-def test_what_does_not_pay_on_the_device_does_not_merge(table: Path) -> None:
-    as_if(table, lambda key: 1.0 if key.startswith("match") else by_elements(key))
+def test_what_does_not_pay_on_the_device_does_not_merge(as_if: AsIf) -> None:
+    as_if(lambda key: 1.0 if key.startswith("match") else by_elements(key))
     with pytest.warns(PitomeWarning, match="not profitable on this device"):
         dense = pitome_fx.transform(vit().model, vit().args, speedup=1.2)
     assert not any("pitome" in str(node.target) for node in dense.graph.nodes)
 
 
-def test_of_the_merges_those_that_pay_are_made(table: Path) -> None:
+def test_of_the_merges_those_that_pay_are_made(as_if: AsIf) -> None:
     whole = by_elements("float32[2, 197, 48]")
 
     def seconds(key: str) -> float:
         # As much as four of the ops that run on tokens save of a tenth of them: late ones lose.
         return whole if key.startswith("match") else by_elements(key)
 
-    as_if(table, seconds)
+    as_if(seconds)
     merged = [block.merged for block in explained(vit(), speedup=1.2).blocks]
     assert any(merged) and not all(merged)
     assert merged == sorted(merged, reverse=True), "the earlier a merge, the more it saves"
 
 
-def test_what_is_out_of_reach_is_said(table: Path) -> None:
-    as_if(table, by_elements)
+def test_what_is_out_of_reach_is_said(as_if: AsIf) -> None:
+    as_if(by_elements)
     report = explained(vit(), speedup=50)
     assert any("speedup=50.0 is out of reach on this device" in note for note in report.notes)
 
 
-def test_the_law_holds_and_random_numbers_are_left_alone(table: Path) -> None:
+def test_the_law_holds_and_random_numbers_are_left_alone(as_if: AsIf) -> None:
     case = vit()
     torch.manual_seed(1)
     expected = torch.rand(3)
-    as_if(table, by_elements)
+    as_if(by_elements)
     torch.manual_seed(1)
     assert_keeps_the_law(case, speedup=1.5)
     torch.manual_seed(1)
@@ -125,18 +147,42 @@ def test_the_law_holds_and_random_numbers_are_left_alone(table: Path) -> None:
     assert torch.equal(torch.rand(3), expected)
 
 
-@pytest.mark.parametrize("damaged", ["", "[]", '{"a": '])
+@pytest.mark.parametrize("damaged", ["", "[]", '{"a": "1", "b": NaN, "c": -1}'])
 def test_a_damaged_table_is_measured_anew(table: Path, damaged: str) -> None:
     explained(vit(), speedup=1.2)
     written(table).write_text(damaged)
     assert explained(vit(), speedup=1.2).seconds_before
-    assert json.loads(written(table).read_text())
+    kept = json.loads(written(table).read_text())
+    assert kept and not kept.keys() & {"a", "b", "c"}
 
 
-def test_it_compiles(table: Path) -> None:
-    as_if(table, by_elements)
+def test_it_compiles(as_if: AsIf) -> None:
+    as_if(by_elements)
     case = vit()
     how = {"speedup": 1.5, "lowering": "eager", "strict": True}
     fast = torch.compile(case.model, backend="pitome", options=how)
     slow = pitome_fx.transform(case.model, case.args, speedup=1.5)
     torch.testing.assert_close(fast(*case.args), slow(*case.args))
+
+
+def test_calibrate_spends_a_budget_of_time(as_if: AsIf) -> None:
+    as_if(by_elements)
+    case = vit()
+    how = {"algorithm": "tome", "progress": False}
+    found = pitome_fx.calibrate(case.model, case.args, speedup=1.3, **how)
+    assert found.schedule is not None or found.speedup == 1.3
+    merged = transformed(case, **found.changed())
+    uniform = transformed(case, algorithm="tome", speedup=1.3)
+    with torch.no_grad():
+        dense, ours, alike = (run(*case.args) for run in (case.model, merged, uniform))
+    assert squared_change(ours, dense) <= squared_change(alike, dense) * (1 + 1e-5)
+
+
+def test_the_page_says_what_is_expected(as_if: AsIf, tmp_path: Path) -> None:
+    as_if(by_elements)
+    case = vit()
+    page = tmp_path / "report.html"
+    report = pitome_fx.explain(case.model, case.args, speedup=1.5, html=page)
+    assert report.seconds_before and report.seconds_after
+    text = page.read_text()
+    assert f"{report.seconds_before * 1e3:.4g} → {report.seconds_after * 1e3:.4g}" in text

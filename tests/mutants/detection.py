@@ -179,7 +179,7 @@ MUTANTS = [
         "passes/replay/interpreter.py",
         'follow(node.meta.get("val"), own)',
         "pass",
-        "tests/test_image_sizes.py",
+        zoo("timm mobilevit_xxs"),
     ),
     Mutant(
         "a mask of symbolic size is judged at one size",
@@ -207,7 +207,7 @@ MUTANTS = [
         "passes/tokens/whole.py",
         "    if not expression.has(*ROUNDINGS):",
         "    if True:",
-        "tests/test_image_sizes.py",
+        zoo("timm mobilevit_xxs"),
     ),
     Mutant(
         "a constant that is written stays one",
@@ -242,7 +242,7 @@ MUTANTS = [
         "passes/detect/dataflow.py",
         "value = torch.full(ones, number, dtype=dtype, device=HERE)",
         "value = torch.full(ones, number, dtype=dtype)",
-        "tests/properties/test_programs.py::test_p_the_pass_computes_where_the_program_does",
+        "tests/test_sizes_in_masks.py",
     ),
     Mutant(
         "an assertion on a dtype reads weights",

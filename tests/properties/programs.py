@@ -270,5 +270,6 @@ RARE: dict[str, st.SearchStrategy[Any]] = {
     "proportional": st.just(False),
     "blocks": st.sampled_from([(0,), (0, 1), (0, 2), (1,)]),
     "form": st.sampled_from(["aten", "portable"]),
+    "round_to": st.sampled_from([2, 3, 8]),
 }
 """Options that a sixth of the calls have."""

@@ -13,6 +13,7 @@ from torch._dynamo.utils import counters
 from pitome_fx import ALGORITHMS
 from pitome_fx import Options as Parsed
 from pitome_fx.backends.caching import digest
+from pitome_fx.options import AMOUNTS
 from tests.properties import share
 from tests.properties.build import build
 from tests.properties.compiled import as_traced
@@ -29,6 +30,8 @@ ANY: dict[str, st.SearchStrategy[Any]] = {
     "r": st.integers(0, 3),
     "flops": RATIOS,
     "schedule": st.lists(RATIOS, min_size=1, max_size=3),
+    "speedup": st.sampled_from([1, 1.0, 1.5]),
+    "latency": st.sampled_from([1, 1.0, 0.5]),
     "algorithm": st.sampled_from(sorted(ALGORITHMS)),
     "algorithm_options": st.just({}),
     "metric": st.sampled_from(["keys", "hidden"]),
@@ -36,6 +39,7 @@ ANY: dict[str, st.SearchStrategy[Any]] = {
     "proportional": st.booleans(),
     "blocks": st.lists(st.integers(0, 2), max_size=2),
     "min_tokens": st.integers(2, 3),
+    "round_to": st.integers(1, 2),
     "form": st.sampled_from([None, "pitome", "aten", "portable"]),
     "lowering": st.sampled_from(["eager", "inductor"]),
     "lowering_options": st.dictionaries(st.sampled_from("ab"), st.integers(0, 1)),
@@ -49,7 +53,7 @@ ANY: dict[str, st.SearchStrategy[Any]] = {
 def any_options(draw: st.DrawFn) -> Parsed:
     """Valid options of any kind."""
     keys = draw(st.lists(st.sampled_from(sorted(ANY)), unique=True, max_size=4))
-    amounts = [key for key in keys if key in ("ratio", "r", "flops", "schedule")]
+    amounts = [key for key in keys if key in AMOUNTS]
     drawn = {key: draw(ANY[key]) for key in keys if key not in amounts[1:]}
     return Parsed.parse(drawn)
 

@@ -8,7 +8,7 @@ one by one, to see which of them count.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -230,13 +230,19 @@ def test_lent_operands_are_those_whose_values_do_not_count() -> None:
     assert found == listed, found ^ listed
 
 
-@pytest.mark.parametrize("claim", [(), "twice"], ids=["a rank too low", "another's dimensions"])
-def test_a_wrong_label_is_an_error(claim: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+WRONG_LABELS: dict[str, Callable[[Any], Any]] = {
+    "without the first": lambda dims: dims[1:],
+    "without the last": lambda dims: dims[:-1],
+    "another's dimensions": lambda dims: (dims[-1], *dims[1:]),
+}
+
+
+@pytest.mark.parametrize("claim", WRONG_LABELS)
+def test_a_wrong_label_is_an_error(claim: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The pass ends with the op's name, and a compiled model runs dense and says so."""
 
     def wrong(step: Any, x: TokenTensor, *args: Any, **kwargs: Any) -> TokenTensor:
-        dims = x.dims[1:] if claim == () else (x.dims[-1], *x.dims[1:])
-        return TokenTensor(step(x, *args, **kwargs), dims)
+        return TokenTensor(step(x, *args, **kwargs), WRONG_LABELS[claim](x.dims))
 
     monkeypatch.setitem(table._RULES, aten.gelu.default, wrong)
     model: nn.Module = Transformer().eval()
