@@ -112,5 +112,5 @@ def test_no_link_leads_nowhere(pages: Path) -> None:
 
 def test_the_readme_is_the_first_page(pages: Path) -> None:
     first = (pages / "index.html").read_text()
-    for example in re.findall(r"examples/(\w+\.py)", (ROOT / "README.md").read_text()):
+    for example in re.findall(r"examples/(\w+\.(?:py|ipynb))", (ROOT / "README.md").read_text()):
         assert re.search(rf'href="_downloads/\w+/{example}"', first), example
