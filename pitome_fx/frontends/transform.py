@@ -157,7 +157,7 @@ def merged_by_pass(
     The warning that it runs dense is for the caller of the front end that calls this.
     """
     _refuse_twice(exported)
-    if options.merges_nothing or why_off() is not None:
+    if why_off() is not None or options.merges_nothing:
         return exported, None
     taken = user_outputs(exported) if outputs == "merged" else {}
 

@@ -90,8 +90,8 @@ MUTANTS = [
     Mutant(
         "transform merges where that is switched off",
         "pitome_fx/frontends/transform.py",
-        "why_off() is not None or parsed.merges_nothing",
-        "parsed.merges_nothing",
+        "why_off() is not None or options.merges_nothing",
+        "options.merges_nothing",
         "tests/test_disabled.py::TestFrontEnds::test_transform_returns_the_dense_program",
     ),
     Mutant(
