@@ -36,6 +36,7 @@ def titles(page: Element) -> list[str]:
 
 
 GROUPS, RANKS = "Groups of tokens on the first image", "What tokens are ranked by"
+TEXT = "Groups of tokens of the first text, by their ids"
 
 
 def test_images_are_shown_with_their_groups_and_scores(tmp_path: Path) -> None:
@@ -46,11 +47,13 @@ def test_an_algorithm_that_ranks_nothing_has_no_scores(tmp_path: Path) -> None:
     assert titles(paged(timm_vit(), tmp_path, ratio=0.8, algorithm="tome")) == [GROUPS]
 
 
-@pytest.mark.parametrize(("build", "ratio"), [(bert, 0.8), (timm_vit, 1.0)])
-def test_texts_and_dense_models_have_none(
-    build: Callable[[], Case], ratio: float, tmp_path: Path
-) -> None:
-    page = paged(build(), tmp_path, ratio=ratio)
+def test_texts_are_shown_by_their_ids(tmp_path: Path) -> None:
+    assert titles(paged(bert(), tmp_path, ratio=0.8)) == [TEXT]
+
+
+@pytest.mark.parametrize("build", [bert, timm_vit])
+def test_dense_models_have_none(build: Callable[[], Case], tmp_path: Path) -> None:
+    page = paged(build(), tmp_path, ratio=1.0)
     assert titles(page) == [] and "Pictures" not in [one.text for one in page.all("h2")]
 
 

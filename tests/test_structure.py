@@ -19,6 +19,7 @@ ORDER = (
         "options",
         "ops",
         "portable",
+        "progress",
         "rendering",
         "report",
         "switch",

@@ -7,17 +7,16 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils._python_dispatch import _disable_current_modes
 
 from pitome_fx.clock import Call, seconds_of
+from pitome_fx.progress import saying
 
 FOLDER = "PITOME_FX_CACHE"
 """Environment variable that says where tables lie, in place of the user's cache folder."""
@@ -55,12 +54,12 @@ class DeviceTable:
         missing = [key for key in calls if key not in self.seconds]
         if not missing:
             return
-        with _undisturbed(self.device), _progress() as bar:
-            task = bar.add_task("", total=ROUNDS * len(missing))
-            for _ in range(ROUNDS):
-                for key in missing:
-                    self._keep_shortest(key, self._seconds_of(calls[key]))
-                    bar.advance(task)
+        total = ROUNDS * len(missing)
+        with _undisturbed(self.device), saying() as say:
+            for done in range(total):
+                key = missing[done % len(missing)]
+                self._keep_shortest(key, self._seconds_of(calls[key]))
+                say("measuring this device", done + 1, total)
         _write(self.path, {**_read(self.path), **self.seconds})
 
     def _keep_shortest(self, key: str, seconds: float | None) -> None:
@@ -137,13 +136,3 @@ def _write(path: Path, table: Mapping[str, float | None]) -> None:
         os.replace(file.name, path)
     except OSError as error:
         print(f"pitome: {path} cannot be written ({error})", file=sys.stderr)
-
-
-def _progress() -> Progress:
-    columns: Iterable[Any] = (
-        TextColumn("measuring this device"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty())

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from torch import Tensor, nn
 
@@ -28,6 +26,7 @@ from pitome_fx.passes.plan.planning import allowed
 from pitome_fx.passes.plan.solve import flops_of_schedule
 from pitome_fx.passes.plan.timed import seconds_of_schedule
 from pitome_fx.passes.reporting import make_report
+from pitome_fx.progress import Say, saying
 from pitome_fx.report import why_nothing_merges
 from pitome_fx.switch import why_off
 
@@ -92,13 +91,9 @@ def calibrate(
     tried = [Options.parse({**options, "algorithm": a, "metric": m}) for a, m in pairs]
     tried = tried or [Options.parse(options)]
     tried = [replace(own, flops=flops, speedup=speedup) for own in tried]
-    console = Console(stderr=True)
-    columns = (TextColumn("calibrating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    bar = Progress(*columns, console=console, disable=not progress or not sys.stderr.isatty())
-    with bar, torch.no_grad():
-        return _Calibration(model, calls, distance or squared_change, bar).run(
-            tried, console if progress else None
-        )
+    console = Console(stderr=True) if progress else None
+    with saying(progress) as say, torch.no_grad():
+        return _Calibration(model, calls, distance or squared_change, say).run(tried, console)
 
 
 def squared_change(found: Any, dense: Any) -> Tensor:
@@ -125,23 +120,23 @@ class _Calibration:
         model: nn.Module,
         calls: Sequence[tuple[Any, ...]],
         distance: Distance,
-        bar: Progress,
+        say: Say,
     ) -> None:
         self.model, self.calls = model, calls
-        self.distance, self.bar = distance, bar
+        self.distance, self.say = distance, say
+        self.done = self.total = 0
         # The model's own errors come first, and not as those of a trace.
         self.dense = [model(*call) for call in calls]
         # Traced once: every schedule that is tried starts from it.
         self.exported = export(model, calls[0], None)
-        self.task = bar.add_task("", total=None)
 
     def run(self, tried: Sequence[Options], console: Console | None) -> Options:
         """The best of the candidates, with a schedule."""
-        self.bar.update(self.task, total=len(tried) + 1)
+        self.total = len(tried) + 1
         uniform = [(self.change(options), options) for options in tried]
         alike, chosen = min(uniform, key=lambda pair: pair[0])
         cost, blocks = self.costs(chosen)
-        self.bar.update(self.task, total=len(tried) + 1 + 2 * blocks)
+        self.total += 2 * blocks
         sensitivities = [self.sensitivity(chosen, i, blocks) for i in range(blocks)]
         lowest = ALGORITHMS[chosen.algorithm].lowest_ratio
         target = 1 / chosen.speedup if chosen.speedup is not None else chosen.flops
@@ -165,7 +160,8 @@ class _Calibration:
             float(self.distance(run(*call), dense))
             for call, dense in zip(self.calls, self.dense, strict=True)
         ]
-        self.bar.advance(self.task)
+        self.done += 1
+        self.say("calibrating", self.done, self.total)
         return sum(found) / len(found)
 
     def _merged(self, options: Options) -> Callable[..., Any]:

@@ -19,6 +19,7 @@ from pitome_fx.cli.loading import load
 from pitome_fx.cli.words import option_set
 from pitome_fx.errors import PitomeError, PitomeWarning, UsageError
 from pitome_fx.page import writing
+from pitome_fx.progress import saying
 
 BAD_INPUT = 2
 
@@ -68,7 +69,9 @@ def explain(parsed: argparse.Namespace) -> None:
     if parsed.html is not None:
         writing.check(parsed.html)
     call, options = load(parsed)
-    report = pitome_fx.explain(call.model, call.args, call.kwargs, html=parsed.html, **options)
+    with saying() as say:
+        say("looking at what merges")
+        report = pitome_fx.explain(call.model, call.args, call.kwargs, html=parsed.html, **options)
     print(report.to_json(indent=2) if parsed.json else report)
     if parsed.html is not None and not parsed.json:
         print(f"written  {parsed.html}")

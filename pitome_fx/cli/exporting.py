@@ -22,6 +22,7 @@ from pitome_fx.cli.loading import load
 from pitome_fx.cli.shapes import describe
 from pitome_fx.errors import DeployError, PitomeWarning, UsageError
 from pitome_fx.frontends.transform import spelled_out_layers
+from pitome_fx.progress import saying
 from pitome_fx.switch import why_off
 
 ROUNDING = 1e-4
@@ -35,8 +36,11 @@ def export(parsed: argparse.Namespace) -> None:
     path = parsed.output or _default_path(parsed.model, parsed.to)
     deploy.check(path, parsed.to)
     call, options = load(parsed, batch=2 if parsed.dynamic_batch else 1)
-    program = pitome_fx.transform(_traced(call, parsed.dynamic_batch), **options)
-    files = deploy.save(program, path, parsed.to)
+    with saying() as say:
+        say("merging")
+        program = pitome_fx.transform(_traced(call, parsed.dynamic_batch), **options)
+        say(f"writing {path}")
+        files = deploy.save(program, path, parsed.to)
     merges = sum(node.target == torch.ops.pitome.match.default for node in program.graph.nodes)
     title = deploy.FORMATS[parsed.to].title
     for file in files:

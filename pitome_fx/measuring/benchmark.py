@@ -18,10 +18,10 @@ from pitome_fx.frontends.compiling import compiled_apart
 from pitome_fx.frontends.explain import explain
 from pitome_fx.measuring.inputs import Call
 from pitome_fx.measuring.memory import peak_memory
-from pitome_fx.measuring.progress import Say, saying
 from pitome_fx.measuring.speeds import DENSE, Benchmark, Run
 from pitome_fx.measuring.timing import interleaved, machine
 from pitome_fx.options import Options
+from pitome_fx.progress import Say, saying
 from pitome_fx.report import Report, notes_of
 
 OptionSet = Mapping[str, Any] | Options

@@ -16,8 +16,8 @@ from pitome_fx.frontends.explain import explain
 from pitome_fx.measuring.changes import are_scores, cosine, float_outputs, relative_change
 from pitome_fx.measuring.comparison import Accuracy, Comparison, Item, OutputChange
 from pitome_fx.measuring.inputs import Call
-from pitome_fx.measuring.progress import saying
 from pitome_fx.options import Options
+from pitome_fx.progress import saying
 from pitome_fx.report import Report, notes_of
 
 
