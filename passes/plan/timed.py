@@ -106,8 +106,8 @@ def _target(options: Options, dense: float) -> tuple[str, float]:
 
 def _out_of_reach(asked: str, dense: float, left: float) -> str:
     return (
-        f"{asked} is out of reach on this device: {left * dense * 1e3:.3g} ms are expected where all "
-        f"blocks that pay merge as much as they can, {1 / left:.2f} times faster than dense"
+        f"{asked} is out of reach on this device: where all blocks that pay merge as much as they "
+        f"can, {left * dense * 1e3:.3g} ms are expected, {1 / left:.2f} times faster than dense"
     )
 
 
