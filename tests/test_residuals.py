@@ -157,3 +157,31 @@ def test_a_stream_that_the_caller_sees_written_over_says_so() -> None:
     first, _ = trial.report.blocks
     assert str(first.reason).startswith("an in-place write (aten.add_.Tensor) in")
     laws.simulated(trial)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda cache, x: cache.copy_(x),
+        lambda cache, x: cache.add_(x),
+        lambda cache, x: cache[:, :3].copy_(x[:, :3]),
+    ],
+    ids=["copied", "added", "in part"],
+)
+def test_tokens_that_the_caller_gets_in_a_tensor_of_theirs_are_not_merged_before(
+    write: Callable[[Tensor, Tensor], Tensor],
+) -> None:
+    class Cached(Model):
+        def forward(self, x: Tensor, cache: Tensor) -> Tensor:
+            first, second = self.layers
+            x = first(x)
+            write(cache, x)
+            return self.head(second(x))
+
+    torch.manual_seed(0)
+    model = randomised(Cached(torch.add)).double()
+    x, cache = torch.randn(2, BATCH, TOKENS, WIDTH, dtype=torch.float64)
+    trial = tried_on(Flat(model, (x, cache)))
+    first, second = trial.report.blocks
+    assert "aliases a token tensor" in str(first.reason) and second.merged
+    laws.simulated(trial)

@@ -36,7 +36,7 @@ MUTANTS = [
         "passes/detect/detection.py",
         "    refuse_writes(known.program, point, tokens, labels, known.order)\n",
         "",
-        "tests/test_backend.py",
+        "tests/test_residuals.py",
     ),
     Mutant(
         "learned tokens beside the others are not protected",
