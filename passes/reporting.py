@@ -49,9 +49,16 @@ def make_report(
         proportional=options.proportional,
         regions=sum(len(cut.regions) for cut in cuts),
         kinds=len({key for cut in cuts for key in cut.kinds}),
-        notes=(*own_notes, *notes),
+        notes=(*own_notes, *_of_each_graph(options, len(outcomes)), *notes),
         seconds=seconds,
     )
+
+
+def _of_each_graph(options: Options, graphs: int) -> list[str]:
+    """What is asked of a call is asked of each graph: one is planned before the next is known."""
+    if options.latency is None or graphs < 2:
+        return []
+    return [f"latency={options.latency} is asked of each of the {graphs} graphs by itself"]
 
 
 def _cut(outcome: Outcome) -> Cut | None:

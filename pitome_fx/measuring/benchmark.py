@@ -16,7 +16,7 @@ from pitome_fx.backends.kinds import forgetting_kinds
 from pitome_fx.errors import UsageError
 from pitome_fx.frontends.compiling import compiled_apart
 from pitome_fx.frontends.explain import explain
-from pitome_fx.measuring.inputs import Call
+from pitome_fx.measuring.inputs import Call, dense_model
 from pitome_fx.measuring.memory import peak_memory
 from pitome_fx.measuring.speeds import DENSE, Benchmark, Run
 from pitome_fx.measuring.timing import interleaved, machine
@@ -53,9 +53,10 @@ def benchmark(
 
     Raises:
         OptionsError: an option is wrong.
-        UsageError: the inputs are no arguments of a call, or the sets name several lowerings.
+        UsageError: the inputs are no arguments of a call, the sets name several lowerings, or the
+            model is transformed already.
     """
-    call = Call.of(inputs)
+    model, call = dense_model(model), Call.of(inputs)
     if rounds < 1:
         raise UsageError(f"rounds={rounds}: expected at least 1")
     ways = _ways(options)

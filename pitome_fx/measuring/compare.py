@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
-from torch import Tensor
+from torch import Tensor, nn
 
 from pitome_fx.errors import UsageError
 from pitome_fx.frontends.compiling import compiled_apart
 from pitome_fx.frontends.explain import explain
 from pitome_fx.measuring.changes import are_scores, cosine, float_outputs, relative_change
 from pitome_fx.measuring.comparison import Accuracy, Comparison, Item, OutputChange
-from pitome_fx.measuring.inputs import Call
+from pitome_fx.measuring.inputs import Call, dense_model
 from pitome_fx.options import Options
 from pitome_fx.progress import saying
 from pitome_fx.report import Report, notes_of
@@ -36,8 +36,9 @@ def compare(
 
     Args:
         model: a module or any callable that torch.compile takes.
-        data: inputs of one call (a tensor, or a mapping of named arguments), or any iterable of
-            such, a DataLoader for one. An element may be a pair ``(inputs, labels)``.
+        data: inputs of one call (a tensor, a tuple of positional arguments, or a mapping of named
+            ones), or any other iterable of such, a DataLoader for one. Inputs may be a pair
+            ``(inputs, labels)``.
         options: of the merged model, as in ``Options``; it runs by ``lowering="eager"`` unless
             they name another, as what is computed does not depend on it.
         labelled: are the elements pairs with labels? By default they are where the second of two
@@ -47,9 +48,10 @@ def compare(
 
     Raises:
         OptionsError: an option is wrong.
-        UsageError: the data are empty, or no inputs of a call.
+        UsageError: the data are empty or no inputs of a call, labels are not one for each item,
+            or the model is transformed already.
     """
-    asked = Options.parse(options)
+    model, asked = dense_model(model), Options.parse(options)
     how = {"lowering": "eager", **asked.changed()}
     merged = compiled_apart(model, "pitome", options=how)
     found = _Found()
@@ -64,11 +66,15 @@ def compare(
             found.add(call(merged), dense, call.items, labels)
     if not found.outputs:
         raise UsageError("nothing to compare: the data are empty, or no output is of floats")
-    return found.comparison(str(asked), report, worst)
+    notes = (DRAWING,) if isinstance(model, nn.Module) and model.training else ()
+    return found.comparison(str(asked), report, notes, worst)
+
+
+DRAWING = "the model is in training mode: what it draws at random counts as a change"
 
 
 def _is_call(data: Any) -> bool:
-    return isinstance(data, Tensor | Mapping)
+    return isinstance(data, Tensor | Mapping | tuple)
 
 
 def _batches(data: Any, labelled: bool | None) -> Iterator[tuple[Call, Tensor | None]]:
@@ -83,9 +89,24 @@ def _batches(data: Any, labelled: bool | None) -> Iterator[tuple[Call, Tensor | 
         if labelled or (labelled is None and _is_labelled(element)):
             if not isinstance(element, Sequence) or len(element) != 2:
                 raise UsageError("labelled=True, but an element is no pair (inputs, labels)")
-            yield Call.of(element[0]), torch.as_tensor(element[1])
+            call = Call.of(element[0])
+            yield call, _labels(element[1], call.items)
         else:
             yield Call.of(element), None
+
+
+def _labels(given: Any, items: int) -> Tensor:
+    """One class for each item, (B,)."""
+    try:
+        labels = torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError):
+        raise UsageError(f"labels of type {type(given).__name__}: expected integers (B,)") from None
+    if labels.shape != (items,) or labels.is_floating_point():
+        raise UsageError(
+            f"labels of shape {tuple(labels.shape)} and {labels.dtype} for {items} items: expected "
+            "one integer, its class, for each"
+        )
+    return labels
 
 
 def _is_labelled(element: Any) -> bool:
@@ -138,7 +159,9 @@ class _Found:
             self.right[which] += int((of_class.argmax(1).cpu() == labels).sum())
         self.labels += len(labels)
 
-    def comparison(self, options: str, report: Report, worst: int) -> Comparison:
+    def comparison(
+        self, options: str, report: Report, notes: tuple[str, ...], worst: int
+    ) -> Comparison:
         """All of it together."""
         moved = torch.cat(self.moved)
         # What is not finite is worse than anything.
@@ -151,7 +174,7 @@ class _Found:
             outputs=tuple(_summed_up(name, batches) for name, batches in self.outputs.items()),
             accuracy=Accuracy(**share, labels=self.labels) if self.labels else None,
             worst=tuple(Item(i, float(moved[i])) for i in order),
-            notes=notes_of(report),
+            notes=(*notes_of(report), *notes),
         )
 
 

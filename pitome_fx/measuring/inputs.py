@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
-from torch import Tensor
+from torch import Tensor, nn
 
 from pitome_fx.errors import UsageError
+from pitome_fx.frontends.unmerged import unmerged
 
 
 @dataclass(frozen=True)
@@ -63,3 +64,13 @@ class Call:
     def __call__(self, model: Any) -> Any:
         """Call the model with them."""
         return model(*self.args, **self.kwargs)
+
+
+def dense_model(model: Any) -> Any:
+    """What is to be measured: the model itself, where what torch.compile returned is given.
+
+    Raises:
+        UsageError: it is transformed already, or parts of it are compiled.
+    """
+    is_compiled = hasattr(model, "_torchdynamo_orig_callable")
+    return unmerged(model) if isinstance(model, nn.Module) or is_compiled else model

@@ -122,6 +122,48 @@ def test_pairs_that_are_arguments(vit: nn.Module) -> None:
     assert found.accuracy is None and found.items == 3
 
 
+def test_a_tuple_is_the_arguments_of_one_call(vit: nn.Module) -> None:
+    class Sum(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = vit
+
+        def forward(self, first: Tensor, second: Tensor) -> Tensor:
+            return self.model(first + second)
+
+    pair = tuple(torch.randn(2, 2, 3, 48, 48, dtype=torch.float64))
+    assert pitome_fx.compare(Sum(), pair, HOW, progress=False).items == 2
+
+
+def test_of_a_compiled_model_the_model_itself_is_compared(vit: nn.Module, images: Tensor) -> None:
+    compiled = torch.compile(vit, backend="pitome", options={**HOW, "lowering": "eager"})
+    found = pitome_fx.compare(compiled, images, HOW, progress=False)
+    assert found.outputs == pitome_fx.compare(vit, images, HOW, progress=False).outputs
+    assert found.outputs[0].largest_change > 0
+    transformed = pitome_fx.transform(vit, (images,), **HOW)
+    with pytest.raises(UsageError, match=r"what pitome_fx.transform returned"):
+        pitome_fx.compare(transformed, images, HOW, progress=False)
+
+
+def test_what_a_model_draws_in_training_is_said(images: Tensor) -> None:
+    model = timm_vit().model.double().train()
+    assert "training mode" in str(pitome_fx.compare(model, images, HOW, progress=False))
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (torch.zeros(7, 1, dtype=torch.long), r"labels of shape \(7, 1\)"),
+        (torch.zeros(5, dtype=torch.long), r"labels of shape \(5,\) and torch.int64 for 7 items"),
+        (torch.zeros(7), "torch.float32"),
+        ("cats", "labels of type str"),
+    ],
+)
+def test_wrong_labels(vit: nn.Module, images: Tensor, labels: Any, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        pitome_fx.compare(vit, [(images, labels)], HOW, labelled=True, progress=False)
+
+
 def test_where_nothing_merges_it_is_said(vit: nn.Module, images: Tensor) -> None:
     with pytest.warns(pitome_fx.PitomeWarning):
         found = pitome_fx.compare(vit, images, {"min_tokens": 999}, progress=False)

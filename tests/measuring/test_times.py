@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 import pitome_fx
 from pitome_fx import PitomeWarning
@@ -154,6 +155,25 @@ def test_a_damaged_table_is_measured_anew(table: Path, damaged: str) -> None:
     assert explained(vit(), speedup=1.2).seconds_before
     kept = json.loads(written(table).read_text())
     assert kept and not kept.keys() & {"a", "b", "c"}
+
+
+class Broken(nn.Module):
+    """Two models with a graph break between them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = vit().model, vit().model
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        torch._dynamo.graph_break()
+        return y + self.second(x)
+
+
+def test_a_latency_is_asked_of_each_graph_and_it_is_said() -> None:
+    with torch.no_grad():
+        report = pitome_fx.explain(Broken(), vit().args, latency=1e-6)
+    assert "latency=1e-06 is asked of each of the 2 graphs" in str(report)
 
 
 def test_it_compiles(as_if: AsIf) -> None:
