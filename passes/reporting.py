@@ -56,9 +56,11 @@ def make_report(
 
 def _of_each_graph(options: Options, graphs: int) -> list[str]:
     """What is asked of a call is asked of each graph: one is planned before the next is known."""
-    if options.latency is None or graphs < 2:
+    if not options.is_timed or graphs < 2:
         return []
-    return [f"latency={options.latency} is asked of each of the {graphs} graphs by itself"]
+    name = "latency" if options.speedup is None else "speedup"
+    asked = f"{name}={getattr(options, name)}"
+    return [f"{asked} is asked of each of the {graphs} graphs by itself"]
 
 
 def _cut(outcome: Outcome) -> Cut | None:

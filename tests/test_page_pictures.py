@@ -104,3 +104,10 @@ def test_they_fit_on_a_phone(tmp_path: Path) -> None:
     seen = shown(text, tmp_path / "browser", 390)
     assert seen.console == [] and seen.measured["width"] <= 390
     assert len(seen.measured["images"]) == 2 and min(seen.measured["images"]) > 390
+
+
+def test_a_function_has_a_page_without_pictures(tmp_path: Path) -> None:
+    case, page = timm_vit(), tmp_path / "a.html"
+    pitome_fx.explain(lambda x: case.model(x), case.args, html=page, ratio=0.8)
+    assert titles(parsed(page.read_text())) == []
+    assert "There are no pictures: only a module" in page.read_text()

@@ -100,7 +100,7 @@ def make_plan(program: Program, detection: Detection, options: Options) -> Plan:
     costs = CostModel(program, detection.labels, blocks)
     note, seconds = "", None
     amounts: Sequence[Amount]
-    if options.is_timed and blocks:
+    if options.is_timed:
         timed = solve_for_time(program, detection.labels, blocks, options)
         amounts, note, seconds = [Share(p) for p in timed.ratios], timed.note, timed.seconds
         refusals |= {blocks[i].site: reason for i, reason in timed.refusals.items()}

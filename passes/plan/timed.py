@@ -56,6 +56,8 @@ def solve_for_time(
         options: with all defaults resolved, and ``speedup`` or ``latency`` among them.
     """
     times = TimeModel(program, labels, blocks, options, DeviceTable(_device_of(program)))
+    if not blocks:
+        return Timed((), {}, Seconds(times.dense, times.dense), "")
     asked, target = _target(options, times.dense)
     if target >= 1:
         reason = f"{asked} is reached without merging: {times.dense * 1e3:.3g} ms are expected"

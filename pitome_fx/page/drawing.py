@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
-from torch import Tensor
+from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from pitome_fx import viz
@@ -45,6 +45,8 @@ def drawn(
     images, text = _images(args, kwargs), _text(args, kwargs)
     if (images is None and text is None) or not report.merged:
         return [], ""
+    if not isinstance(model, nn.Module | ExportedProgram):
+        return [], "There are no pictures: only a module or an ExportedProgram is run for them."
     if importlib.util.find_spec("matplotlib") is None:
         return [], NO_MATPLOTLIB
     given = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
