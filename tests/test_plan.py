@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import pitome_fx
 from pitome_fx import OptionsError
+from pitome_fx.frontends.transform import spelled_out_layers
 from tests.support.blocks import SPELLINGS, Block, by_hand
 from tests.support.models import TIMM, Case, bert, encoder, randomised, timm_vit
 from tests.support.oracle import (
@@ -149,16 +150,20 @@ def test_attention_that_is_not_proportional(name: str) -> None:
 @pytest.mark.parametrize("how", [{"ratio": 0.8}, {"r": 5}, {"flops": 0.5}], ids=str)
 def test_counts_are_rounded_up_to_a_multiple(how: dict[str, Any]) -> None:
     case = timm_vit(tokens=196, depth=6, embed_dim=48)
-    plain, rounded = (counts(explained(case, round_to=n, **how)) for n in (1, 8))
-    for (_, exact), (before, after) in zip(plain, rounded, strict=True):
-        assert after % 8 == 0 or after == before
-        assert exact <= after < exact + 8
+    plain, rounded = (explained(case, round_to=n, **how) for n in (1, 8))
+    assert rounded.merged
+    for exact, block in zip(plain.blocks, rounded.blocks, strict=True):
+        # A block that removes nothing is shown with all tokens of its model.
+        if block.merged:
+            assert block.tokens_after % 8 == 0
+            assert exact.tokens_after <= block.tokens_after < exact.tokens_after + 8
 
 
 def test_what_rounding_leaves_too_many_goes_with_a_later_merge() -> None:
-    # 1 + 36 tokens, of which 3 go at a time: 34, 31, 28.
+    # 1 + 36 tokens, of which 3 go at a time: 34, 31, 28; as multiples of 8 these are 40, 32, 32.
     report = explained(timm_vit(), r=3, round_to=8)
-    assert counts(report) == [(37, 37), (37, 32), (32, 32)]
+    assert [block.merged for block in report.blocks] == [False, True, False]
+    assert counts(report)[1] == (37, 32)
     assert "round_to=8" in (report.blocks[0].reason or "")
 
 
@@ -168,8 +173,12 @@ def test_rounded_counts_keep_the_law() -> None:
 
 
 def test_lengths_that_are_symbols_are_not_rounded_and_it_is_said() -> None:
-    case = bert()
-    (ids,), tokens = case.args, torch.export.Dim("tokens", min=8, max=512)
-    program = torch.export.export(case.model, (ids,), dynamic_shapes=({1: tokens},), strict=False)
+    layer = nn.TransformerEncoderLayer(24, 3, 48, batch_first=True)
+    model = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval()
+    length = torch.export.Dim("length", min=16, max=512)
+    with spelled_out_layers():
+        program = torch.export.export(
+            model, (torch.randn(2, 24, 24),), dynamic_shapes=({1: length},)
+        )
     report = pitome_fx.explain(program, ratio=0.8, round_to=8)
     assert report.merged and "round_to=8: token counts that are symbols" in str(report)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -57,7 +58,11 @@ def compare(
     found = _Found()
     batches = _batches(data, labelled)
     total = len(data) if hasattr(data, "__len__") and not _is_call(data) else None
-    with saying(progress) as say, torch.no_grad():
+    # Beyond the limit Dynamo would run batches dense, and they would seem not to change.
+    without_limit = torch._dynamo.config.patch(
+        recompile_limit=sys.maxsize, accumulated_recompile_limit=sys.maxsize
+    )
+    with saying(progress) as say, torch.no_grad(), without_limit:
         for done, (call, labels) in enumerate(batches):
             say("comparing", done, total)
             dense = call(model)  # Its own errors come first, and as its own.
