@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Container, Iterable, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 from torch.fx import Node
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -143,24 +144,56 @@ def dimensions_of(dims: Any, axes: Container[Axis]) -> list[bool]:
 
 def merge_overhead(block: Block, keep: float, options: Options, size_of: SizeOf = hint) -> float:
     """FLOPs of matching and merging once on all tokens of the stream, keeping a share of them."""
+    given = compared(block, options, size_of)
+    loose = max(given.tokens - block.front - block.back, 0)
+    removed = loose * (1 - keep)
+    matching = _matching_flops(
+        options.algorithm,
+        json.dumps(dict(options.algorithm_options)),
+        loose,
+        given.features,
+        given.width,
+        round(removed),
+    )
+    return given.batch * (matching + 2.0 * (given.tokens - removed) * removed * given.width)
+
+
+class Compared(NamedTuple):
+    """Sizes of what a match is given: (batch, tokens, features), of tokens of some width."""
+
+    batch: int
+    tokens: int
+    features: int
+    width: int
+
+
+def compared(block: Block, options: Options, size_of: SizeOf) -> Compared:
+    """What is compared where a block merges first, on all of its tokens."""
     keys, point = block.site.keys.meta["val"], block.point.meta["val"]
     tokens = size_of(block.axis.size)
-    loose = max(tokens - block.front - block.back, 0)
-    removed = loose * (1 - keep)
     batch = 1
     for axis in block.batch:
         batch *= size_of(axis.size)
     width = size_of(point.numel()) // (tokens * batch)
     features = size_of(keys.shape[block.site.feature_place])
-    matching = _matching_flops(
-        options.algorithm,
-        json.dumps(dict(options.algorithm_options)),
-        loose,
-        width if options.metric == "hidden" else features,
-        width,
-        round(removed),
-    )
-    return batch * (matching + 2.0 * (tokens - removed) * removed * width)
+    return Compared(batch, tokens, width if options.metric == "hidden" else features, width)
+
+
+def stand_ins(algorithm: str, metric: Tensor, hidden: Tensor) -> list[Tensor | None]:
+    """What an algorithm needs beside a metric (B, N, F), in the order of ``NEEDS``.
+
+    Args:
+        hidden: (B, N, C).
+    """
+    position = torch.arange(metric.shape[1], device=metric.device)
+    made = {
+        "hidden": hidden,
+        "queries": metric.unsqueeze(1),
+        "keys": metric.unsqueeze(1),
+        "importance": metric[..., 0],
+        "position": position.expand(metric.shape[:2]),
+    }
+    return [made[need] if need in ALGORITHMS[algorithm].needs else None for need in NEEDS]
 
 
 @lru_cache(maxsize=4096)
@@ -169,15 +202,9 @@ def _matching_flops(
 ) -> int:
     """FLOPs of one match of one item, by running it on tensors without values."""
     metric = torch.empty(1, tokens, features, device="meta")
-    row = metric[..., 0]
-    made = {
-        "hidden": metric.new_empty(1, tokens, width),
-        "queries": metric.unsqueeze(1),
-        "keys": metric.unsqueeze(1),
-        "importance": row,
-        "position": row.to(torch.int64),
-    }
-    asked = (made[need] if need in ALGORITHMS[algorithm].needs else None for need in NEEDS)
+    asked = stand_ins(algorithm, metric, metric.new_empty(1, tokens, width))
     with FlopCounterMode(display=False) as counter:
-        OPS["match"].body(metric, row, None, algorithm, removed, 0, 0, 0, 1, parameters, *asked)
+        OPS["match"].body(
+            metric, metric[..., 0], None, algorithm, removed, 0, 0, 0, 1, parameters, *asked
+        )
     return int(counter.get_total_flops())

@@ -13,8 +13,6 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.fx import Node
 
-from pitome_fx.algorithms import ALGORITHMS
-from pitome_fx.algorithms.registry import NEEDS
 from pitome_fx.clock import Call
 from pitome_fx.ops import OPS
 from pitome_fx.options import Options
@@ -22,7 +20,14 @@ from pitome_fx.passes.aten.families import COSTLY, SDPA
 from pitome_fx.passes.capture.program import Program
 from pitome_fx.passes.capture.subclasses import op_of
 from pitome_fx.passes.detect.detection import Block
-from pitome_fx.passes.plan.cost import SizeOf, dimensions_of, levels_of, token_axes
+from pitome_fx.passes.plan.cost import (
+    SizeOf,
+    compared,
+    dimensions_of,
+    levels_of,
+    stand_ins,
+    token_axes,
+)
 from pitome_fx.passes.replay.labels import Labels
 from pitome_fx.passes.tokens.axes import Axis
 
@@ -112,37 +117,21 @@ class Ops:
 
     def match(self, block: Block, options: Options, share: float, gone: float) -> str:
         """Matching and merging of a share of a block's tokens, of which another share goes."""
-        keys, point = block.site.keys.meta["val"], block.point.meta["val"]
-        batch = 1
-        for axis in block.batch:
-            batch *= self.size_of(axis.size)
-        tokens = self.size_of(block.axis.size)
-        width = self.size_of(point.numel()) // (tokens * batch)
-        features = self.size_of(keys.shape[block.site.feature_place])
+        point = block.point.meta["val"]
+        batch, tokens, features, width = compared(block, options, self.size_of)
         n = max(2, round(tokens * share))
         k = max(1, round((n - block.front - block.back) * gone))
-        compared = width if options.metric == "hidden" else features
         parameters = json.dumps(dict(options.algorithm_options))
         name = (
-            f"match {options.algorithm} {parameters} ({batch}, {n}, {compared}) of {width} "
+            f"match {options.algorithm} {parameters} ({batch}, {n}, {features}) of {width} "
             f"{point.dtype} k={k} alone={block.front},{block.back}"
         )
 
         def make() -> Call:
             x = torch.rand(batch, n, width, dtype=point.dtype, device=point.device)
-            metric = x[..., :compared].contiguous()
+            metric = x[..., :features].contiguous()
             size = torch.ones(batch, n, device=x.device)
-            row = torch.rand(batch, n, device=x.device)
-            heads = metric.unsqueeze(1)
-            position = torch.arange(n, device=x.device).expand(batch, -1)
-            made = {
-                "hidden": x,
-                "queries": heads,
-                "keys": heads,
-                "importance": row,
-                "position": position,
-            }
-            asked = [made[n] if n in ALGORITHMS[options.algorithm].needs else None for n in NEEDS]
+            asked = stand_ins(options.algorithm, metric, x)
             how = (options.algorithm, k, block.front, block.back, 0, 1, parameters)
 
             def call() -> object:

@@ -55,7 +55,7 @@ def solve_for_time(
     Args:
         options: with all defaults resolved, and ``speedup`` or ``latency`` among them.
     """
-    times = TimeModel(program, labels, blocks, options, DeviceTable(_device_of(program)))
+    times = _times(program, labels, blocks, options)
     if not blocks:
         return Timed((), {}, Seconds(times.dense, times.dense), "")
     asked, target = _target(options, times.dense)
@@ -94,7 +94,7 @@ def seconds_of_schedule(
     Args:
         options: with all defaults resolved.
     """
-    times = TimeModel(program, labels, blocks, options, DeviceTable(_device_of(program)))
+    times = _times(program, labels, blocks, options)
     return lambda ratios: fraction_with(times, options, ratios)
 
 
@@ -111,6 +111,12 @@ def _out_of_reach(asked: str, dense: float, left: float) -> str:
         f"{asked} is out of reach on this device: where all blocks that pay merge as much as they "
         f"can, {left * dense * 1e3:.3g} ms are expected, {1 / left:.2f} times faster than dense"
     )
+
+
+def _times(
+    program: Program, labels: Labels, blocks: Sequence[Block], options: Options
+) -> TimeModel:
+    return TimeModel(program, labels, blocks, options, DeviceTable(_device_of(program)))
 
 
 def _device_of(program: Program) -> torch.device:

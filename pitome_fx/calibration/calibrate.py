@@ -165,8 +165,7 @@ class _Calibration:
         return sum(found) / len(found)
 
     def _merged(self, options: Options) -> Callable[..., Any]:
-        fields = {key: getattr(options, key) for key in options.__dataclass_fields__}
-        given = {**fields, "form": "aten", "strict": False}
+        given = {**options.changed(), "form": "aten", "strict": False}
         return merged_with(self.exported, **given).module()
 
     def sensitivity(self, options: Options, block: int, blocks: int) -> Sensitivity:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import io
 import warnings
@@ -49,12 +48,11 @@ def drawn(
         return [], "There are no pictures: only a module or an ExportedProgram is run for them."
     if importlib.util.find_spec("matplotlib") is None:
         return [], NO_MATPLOTLIB
-    given = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
     try:
         with warnings.catch_warnings():
             # The report has its own word on what the model makes of its tokens.
             warnings.simplefilter("error", PitomeWarning)
-            merges = tokens(model, args, kwargs, **given)
+            merges = tokens(model, args, kwargs, **options.changed())
         if not merges:
             return [], ""
         some = _some(merges)

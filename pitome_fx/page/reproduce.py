@@ -19,8 +19,7 @@ def reproduce(options: Options) -> Markup:
     if all(getattr(options, name) is None for name in AMOUNTS):
         # The default amount may be another in another version.
         options = dataclasses.replace(options, flops=options.resolved().flops)
-    fields = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
-    own = {name: value for name, value in fields.items() if value != getattr(Options(), name)}
+    own = options.changed()
     given = "".join(f", {name}={value!r}" for name, value in own.items())
     python = (
         f"pitome_fx.explain(model, args, kwargs{given})\n"
