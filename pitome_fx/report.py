@@ -112,12 +112,19 @@ class Report:
                 f"{self.seconds_after * 1e3:.4g} ms per call "
                 f"({self.seconds_before / self.seconds_after:.2f} times faster)"
             )
+        yield from self.remarks
+        yield from (f"Note: {note}" for note in self.notes)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What else is to be said of it, in sentences."""
+        found = []
         if not self.proportional:
-            yield "Attention is not proportional: merged keys count as one token each."
+            found.append("Attention is not proportional: merged keys count as one token each.")
         if self.regions:
             counted = f"{self.regions} regions of {self.kinds} kinds"
-            yield f"Inductor compiles {counted}, each kind once."
-        yield from (f"Note: {note}" for note in self.notes)
+            found.append(f"Inductor compiles {counted}, each kind once.")
+        return tuple(found)
 
     def _blocks_table(self) -> Table:
         table = Table(title=f"Token merging ({self.algorithm})", title_justify="left")

@@ -21,7 +21,7 @@ from pitome_fx.passes import pipeline
 from pitome_fx.passes.capture.guards import tentative
 from pitome_fx.passes.capture.program import capture_exported
 from pitome_fx.passes.dissolve.exported import inputs_of
-from tests.support.blocks import BY_HAND, by_hand
+from tests.support.blocks import BY_HAND, by_hand, in_two_graphs
 from tests.support.html import Element, parsed
 from tests.support.models import HUGGING_FACE, TORCH, Case, bert, timm_vit
 from tests.support.oracle import explained
@@ -228,19 +228,7 @@ def test_where_nothing_merges_it_says_why(tmp_path: Path) -> None:
 
 
 def test_every_graph_is_shown(tmp_path: Path) -> None:
-    first, second = by_hand(pool="none", depth=1), by_hand(depth=1)
-
-    class Broken(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.first, self.widen, self.second = first.model, nn.Linear(5, 24), second.model
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            x = self.first(x)
-            torch._dynamo.graph_break()
-            return self.second(self.widen(x))
-
-    _, text = paged(Case(Broken().eval(), first.args), tmp_path, ratio=0.8)
+    _, text = paged(in_two_graphs(), tmp_path, ratio=0.8)
     page = parsed(text)
     assert [one.text for one in page.all("h3")] == [f"Graph {i}: before and after" for i in (0, 1)]
     assert [row[1] for row in table(page, "Attention sites")] == ["0", "1"]

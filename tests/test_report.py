@@ -9,8 +9,8 @@ from torch import nn
 
 import pitome_fx
 from pitome_fx import OptionsError, PitomeWarning, Report
-from tests.support.blocks import by_hand
-from tests.support.models import Case, timm_vit
+from tests.support.blocks import by_hand, in_two_graphs
+from tests.support.models import timm_vit
 from tests.support.oracle import counts, explained
 
 
@@ -77,20 +77,7 @@ def test_explain_leaves_the_model_alone() -> None:
 
 
 def test_every_graph_of_a_model_is_in_the_report() -> None:
-    first, second = by_hand(pool="none", depth=1), by_hand(depth=1)
-
-    class Broken(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.first, self.widen, self.second = first.model, nn.Linear(5, 24), second.model
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            x = self.first(x)
-            torch._dynamo.graph_break()
-            return self.second(self.widen(x))
-
-    model = Broken().eval()
-    report = explained(Case(model, first.args), ratio=0.8)
+    report = explained(in_two_graphs(), ratio=0.8)
     assert [block.graph for block in report.blocks] == [0, 1]
     assert report.merged == 2
 

@@ -168,13 +168,7 @@ def _places(places: Sequence[Place]) -> Markup:
 
 def notes(report: Report) -> Markup:
     """What else the user should know."""
-    found = list(report.notes)
-    if not report.proportional:
-        found.append("Attention is not proportional: merged keys count as one token each.")
-    if report.regions:
-        found.append(
-            f"Inductor compiles {report.regions} regions of {report.kinds} kinds, each kind once."
-        )
+    found = [*report.notes, *report.remarks]
     if report.seconds:
         spent = ", ".join(f"{stage} {time:.2f} s" for stage, time in report.seconds.items())
         found.append(f"Time of the pass: {spent}.")

@@ -150,6 +150,23 @@ def by_hand(spelling: str = "sdpa", bias: bool = False, pool: str = "cls", **sha
     return Case(model, (x,), merges=shape.get("depth", DEPTH), tokens=tokens)
 
 
+def in_two_graphs() -> Case:
+    """Two transformers, a graph break between them; both have a block that may merge."""
+    first, second = by_hand(pool="none", depth=1), by_hand(depth=1)
+
+    class Broken(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.widen, self.second = first.model, nn.Linear(5, 24), second.model
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.first(x)
+            torch._dynamo.graph_break()
+            return self.second(self.widen(x))
+
+    return Case(Broken().eval(), first.args)
+
+
 def _builder(spelling: str, bias: bool, pool: str) -> Builder:
     return lambda: by_hand(spelling, bias, pool)
 
