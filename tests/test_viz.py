@@ -102,6 +102,7 @@ def test_images_come_in_many_forms(form: str) -> None:
     image = noise(3, 4, 6)
     image.flatten()[:2] = torch.tensor([0.0, 1.0])
     figure = viz.groups(FORMS[form](image), merge(items=2), item=1)
+    # Some forms have eight bits: half a step of them is 1/510.
     torch.testing.assert_close(
         pixels(figure.axes[0]).float(), image.movedim(0, -1), rtol=0, atol=2.1e-3
     )
